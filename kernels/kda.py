@@ -1,0 +1,80 @@
+"""The one entry point to Kimi Delta Attention: chooses the implementation, checks shapes."""
+
+import os
+
+import torch
+from torch import Tensor
+
+from deltarl.kernels.chunk import CHUNK_SIZE, chunk_kda
+from deltarl.kernels.gate import l2norm
+from deltarl.kernels.layout import ChunkLayout
+from deltarl.kernels.recurrent import recurrent_kda
+
+BACKENDS = ("chunk", "recurrent")
+
+
+def kda(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    *,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm: bool = False,
+    cu_seqlens: Tensor | None = None,
+    layout: ChunkLayout | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Kimi Delta Attention (arXiv 2510.26692, Eq. 1), with the argument shapes of flash-linear-attention's `chunk_kda`.
+
+    Args:
+        q, k: `[B, T, H, K]`.  v: `[B, T, H, V]`.  g: `[B, T, H, K]` log decay, at most 0.  beta: `[B, T, H]`.
+        scale: factor on q, `K**-0.5` if None.
+        initial_state: `[N, H, K, V]`, zeros if None; N is B, or the number of packed sequences.
+        use_qk_l2norm: normalise q and k first.
+        cu_seqlens: `[N+1]` bounds of sequences packed along T; B must be 1. The state is reset at every bound.
+        layout: `ChunkLayout` of `cu_seqlens`, to be shared by the layers of a model.
+        backend: "chunk" or "recurrent"; None takes the environment variable DELTARL_KDA_BACKEND, else "chunk".
+
+    Returns:
+        Output `[B, T, H, V]` in v's dtype, and the final state `[N, H, K, V]` in fp32 (fp64 for fp64 inputs) or None.
+
+    Raises:
+        ValueError: on shapes that do not fit together or an unknown backend.
+    """
+    backend = backend or os.environ.get("DELTARL_KDA_BACKEND", "chunk")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown KDA backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    batch, length, heads, key_dim = q.shape
+    if k.shape != q.shape or g.shape != q.shape or beta.shape != q.shape[:3] or v.shape[:3] != q.shape[:3]:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in zip("q k v g beta".split(), (q, k, v, g, beta)))
+        raise ValueError(f"KDA takes q, k, g [B,T,H,K], v [B,T,H,V], beta [B,T,H]; got {shapes}")
+    if cu_seqlens is None:
+        cu_seqlens = torch.arange(0, (batch + 1) * length, length, device=q.device) if length else None
+    elif batch != 1:
+        raise ValueError(f"packed sequences (cu_seqlens) need B = 1, got B = {batch}")
+    if cu_seqlens is None or int(cu_seqlens[-1]) != batch * length:
+        raise ValueError(f"cu_seqlens must end at the number of tokens {batch * length}; at least one token is needed")
+
+    dtype = torch.promote_types(v.dtype, torch.float32)  # the state is never kept in less than fp32
+    out_dtype, value_dim = v.dtype, v.shape[-1]
+    q, k, v, g, beta = (x.to(dtype).flatten(0, 1) for x in (q, k, v, g, beta))
+    if use_qk_l2norm:
+        q, k = l2norm(q), l2norm(k)
+    scale = key_dim**-0.5 if scale is None else scale
+    state_shape = (len(cu_seqlens) - 1, heads, key_dim, value_dim)
+    if initial_state is None:
+        initial_state = v.new_zeros(state_shape)
+    elif initial_state.shape != state_shape:
+        raise ValueError(f"initial_state must be [N,H,K,V] = {state_shape}, got {tuple(initial_state.shape)}")
+
+    state = initial_state.to(dtype)
+    if backend == "recurrent":
+        out, final_state = recurrent_kda(q, k, v, g, beta, scale, state, cu_seqlens)
+    else:
+        layout = layout or ChunkLayout.build(cu_seqlens, CHUNK_SIZE)
+        out, final_state, _ = chunk_kda(q, k, v, g, beta, scale, state, layout)
+    return out.to(out_dtype).view(batch, length, heads, value_dim), final_state if output_final_state else None

@@ -1,0 +1,79 @@
+"""What decoding remembers: a fixed-size state per KDA layer, a latent per token for each attention layer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import KimiLinearConfig
+
+from deltarl.kernels.decode import DecodeState
+
+
+@dataclass
+class KDACache:
+    """One KDA layer: `delta`, the recurrence (O(1) per sequence), and `window` `[B, W-1, 3·H·K]`, the convolution's."""
+
+    delta: DecodeState
+    window: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.delta.tensors(), self.window)
+
+    def __getitem__(self, rows: slice) -> "KDACache":
+        return KDACache(self.delta[rows], self.window[rows])
+
+
+@dataclass
+class HybridCache:
+    """Decode cache of `batch` sequences. Row i of every tensor belongs to one sequence.
+
+    Attributes:
+        layers: one `KDACache`, or latent tensor `[B, max_len, R + rope]`, per model layer.
+        length: `[B]` int64 tokens seen.
+        max_len: most tokens a row can hold.
+    """
+
+    layers: list[KDACache | Tensor]
+    length: Tensor
+    max_len: int
+
+    @classmethod
+    def allocate(
+        cls, config: KimiLinearConfig, batch: int, max_len: int, dtype: torch.dtype, device: torch.device
+    ) -> "HybridCache":
+        layers: list[KDACache | Tensor] = []
+        heads, dim, width = config.linear_num_heads, config.linear_head_dim, config.linear_conv_kernel_dim
+        for kind in config.layer_types:
+            if kind == "linear_attention":
+                window = torch.zeros(batch, width - 1, 3 * heads * dim, dtype=dtype, device=device)
+                layers.append(KDACache(DecodeState.empty(batch, heads, dim, dim, device), window))
+            else:
+                latent = config.kv_lora_rank + config.qk_rope_head_dim
+                layers.append(torch.zeros(batch, max_len, latent, dtype=dtype, device=device))
+        return cls(layers, torch.zeros(batch, dtype=torch.int64, device=device), max_len)
+
+    def view(self, batch: int) -> "HybridCache":
+        """The first `batch` rows, sharing memory."""
+        rows = slice(batch)
+        return HybridCache([layer[rows] for layer in self.layers], self.length[rows], self.max_len)
+
+    def copy_rows(self, source: Tensor, target: Tensor) -> None:
+        """Row `target[i]` becomes a copy of row `source[i]`; how a prompt's state is forked to its samples."""
+        used = int(self.length[source].max()) if len(source) else 0
+        for layer in self.layers:
+            if isinstance(layer, Tensor):
+                layer[target, :used] = layer[source, :used]
+            else:
+                for x in layer.tensors():
+                    x[target] = x[source]
+        self.length[target] = self.length[source]
+
+    def bytes_per_sequence(self, length: int) -> int:
+        """Memory one sequence of `length` tokens needs; only the attention layers' share grows with length."""
+        total = 0
+        for layer in self.layers:
+            if isinstance(layer, Tensor):
+                total += length * layer[0, 0].nbytes
+            else:
+                total += sum(x[0].nbytes for x in layer.tensors())
+        return total

@@ -1,0 +1,81 @@
+"""Checkpoint folders: config.json and safetensors under the names of the released Kimi-Linear weights."""
+
+import re
+from os import PathLike
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import KimiLinearConfig
+
+from deltarl.model.hybrid import HybridForCausalLM
+
+# Small, and what the decay is computed from: rounding them to bf16 changes the policy.
+KEEP_FP32 = ("A_log", "dt_bias", "e_score_correction_bias")
+
+
+def save_model(model: HybridForCausalLM, path: str | PathLike[str]) -> None:
+    """Writes `config.json` and (sharded) safetensors. transformers' KimiLinearForCausalLM loads the folder as it is."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.architectures = ["KimiLinearForCausalLM"]
+    model.config.dtype = model.dtype
+    model.config.save_pretrained(folder)
+    save_torch_state_dict(dict(model.state_dict()), folder)
+
+
+def load_model(path: str | PathLike[str], dtype: torch.dtype | None = None) -> HybridForCausalLM:
+    """Reads a checkpoint folder written by us, by transformers, or released by Moonshot.
+
+    Args:
+        path: folder with `config.json` and `*.safetensors`.
+        dtype: of the weights; as stored if None. `A_log`, `dt_bias` and the router bias stay fp32.
+
+    Raises:
+        FileNotFoundError: no such folder, config or weights.
+        ValueError: not a `kimi_linear` checkpoint, or weights that are missing, extra or of another shape.
+    """
+    folder = Path(path)
+    files = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not files:
+        raise FileNotFoundError(f"{folder} is not a checkpoint: it needs config.json and at least one .safetensors file")
+    config_dict, _ = KimiLinearConfig.get_config_dict(folder)
+    if config_dict.get("model_type") != "kimi_linear":
+        raise ValueError(f"{folder} holds a {config_dict.get('model_type')!r} model; only kimi_linear can be loaded")
+    config = KimiLinearConfig.from_dict(config_dict)
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights.update(load_file(file))
+    weights = {_released_name(name, config): x for name, x in weights.items()}
+    if dtype is not None:
+        weights = {name: x.float() if name.endswith(KEEP_FP32) else x.to(dtype) for name, x in weights.items()}
+    with torch.device("meta"):
+        model = HybridForCausalLM(config)
+    _check(model, weights, folder)
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+def _released_name(name: str, config: KimiLinearConfig) -> str:
+    """transformers writes the dense layers of a mixture-of-experts model under `block_sparse_moe`; undo that."""
+    match = re.match(r"model\.layers\.(\d+)\.block_sparse_moe\.", name)
+    if match and config.mlp_layer_types[int(match[1])] == "dense":
+        return name.replace(".block_sparse_moe.", ".mlp.")
+    return name
+
+
+def _check(model: HybridForCausalLM, weights: dict[str, Tensor], folder: Path) -> None:
+    expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    found = {name: tuple(x.shape) for name, x in weights.items()}
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {found[name]}, the config needs {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"weights in {folder} do not fit its config: {'; '.join(problems[:5])}{more}")

@@ -1,0 +1,180 @@
+"""The hybrid language model: KDA layers with a full-attention layer every fourth, compatible with `kimi_linear`."""
+
+import math
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import KimiLinearConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+from deltarl.model.cache import HybridCache, KDACache
+from deltarl.model.feedforward import MLP, RMSNorm, Router, SparseMoE
+from deltarl.model.kda_layer import GatedNorm, KDALayer
+from deltarl.model.mla_layer import MLALayer
+from deltarl.model.packing import Packing
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm block: token mixer (KDA or MLA), then feed-forward (dense or MoE)."""
+
+    def __init__(self, config: KimiLinearConfig, index: int):
+        super().__init__()
+        linear = config.layer_types[index] == "linear_attention"
+        self.self_attn: KDALayer | MLALayer = KDALayer(config) if linear else MLALayer(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        # The checkpoint names the two kinds of feed-forward layer differently.
+        if config.mlp_layer_types[index] == "sparse":
+            self.block_sparse_moe = SparseMoE(config)
+        else:
+            self.mlp = MLP(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Tensor, packing: Packing, cache: Any = None, rows: Tensor | None = None) -> Tensor:
+        return self._feed_forward(x + self.self_attn(self.input_layernorm(x), packing, cache, rows))
+
+    def decode(self, x: Tensor, cache: Any, offset: Tensor, position: Tensor, visible: Tensor) -> Tensor:
+        normed = self.input_layernorm(x)
+        if isinstance(self.self_attn, KDALayer):
+            return self._feed_forward(x + self.self_attn.decode(normed, cache, offset))
+        return self._feed_forward(x + self.self_attn.decode(normed, cache, position, visible))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        mlp = self.block_sparse_moe if hasattr(self, "block_sparse_moe") else self.mlp
+        return x + mlp(self.post_attention_layernorm(x))
+
+
+class HybridModel(nn.Module):
+    """Embedding, decoder layers, final norm; always over packed sequences."""
+
+    def __init__(self, config: KimiLinearConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, ids: Tensor, packing: Packing, cache: HybridCache | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """`[T]` token ids to `[T, D]` hidden states; with a cache, also prefills its `rows` (one per sequence)."""
+        x = self.embed_tokens(ids)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, packing, cache.layers[i] if cache else None, rows)
+        if cache is not None:
+            cache.length[rows] = packing.cu_seqlens.diff()
+        return self.norm(x)
+
+    def decode(self, ids: Tensor, cache: HybridCache) -> Tensor:
+        """Next token of every row of `cache`, `[B]` ids to `[B, D]` hidden states; the cache moves on by one."""
+        x = self.embed_tokens(ids)
+        position = cache.length
+        # Attention reads a whole number of blocks, so that its sums do not depend on the longest row of the batch.
+        span = min(cache.max_len, -(-(int(position.max()) + 1) // 32) * 32)
+        visible = torch.arange(span, device=ids.device) <= position.unsqueeze(-1)
+        chunk_size = next((c.delta.k.shape[2] for c in cache.layers if isinstance(c, KDACache)), 1)
+        offset = position % chunk_size
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+            x = layer.decode(x, layer_cache, offset, position, visible)
+        cache.length += 1
+        return self.norm(x)
+
+
+class HybridForCausalLM(PreTrainedModel):
+    """Kimi Linear language model over transformers' `KimiLinearConfig`, with the released checkpoint's weight names.
+
+    With every layer "full_attention" in `config.layer_types` it is the all-attention baseline. As a `PreTrainedModel`
+    it goes wherever a HuggingFace model goes (TRL, Accelerate, the Trainer); `from_pretrained` and `save_pretrained`
+    read and write checkpoints that transformers' own KimiLinearForCausalLM reads and writes.
+    """
+
+    config: KimiLinearConfig
+    config_class = KimiLinearConfig
+    base_model_prefix = "model"
+    _no_split_modules = ["DecoderLayer"]
+
+    def __init__(self, config: KimiLinearConfig):
+        super().__init__(config)
+        self.model = HybridModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Embedding | Router):
+            nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv1d):
+            bound = 1 / math.sqrt(module.kernel_size[0])
+            nn.init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, RMSNorm | GatedNorm):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, KDALayer):
+            module.A_log.copy_(torch.empty_like(module.A_log).uniform_(1, 16).log())
+            dt = torch.empty_like(module.dt_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp_min(1e-4)
+            module.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        logits_to_keep: Tensor | None = None,
+        **unused: Any,
+    ) -> CausalLMOutput:
+        """Logits of whole sequences.
+
+        Args:
+            input_ids: `[B, T]` padded on any side, or `[1, T]` packed with `cu_seqlens`.
+            attention_mask: `[B, T]`, 0 on padding, which is dropped before the first layer; its logits are those of
+                a zero hidden state.
+            labels: `[B, T]`, -100 where no loss is wanted; adds the mean next-token cross-entropy as `loss`.
+            cu_seqlens: `[N+1]` bounds of packed sequences.
+            logits_to_keep: `[n]` packed positions to compute logits for, all if None; only with `cu_seqlens`.
+            unused: arguments the HuggingFace trainers pass to every model (`use_cache`, `return_dict`, ...).
+        """
+        if cu_seqlens is not None:
+            hidden = self.model(input_ids.squeeze(0), Packing.build(cu_seqlens))
+            hidden = (hidden if logits_to_keep is None else hidden[logits_to_keep]).unsqueeze(0)
+        else:
+            mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+            packing = Packing.from_lengths(mask.sum(1).tolist(), device=input_ids.device)
+            packed = self.model(input_ids[mask], packing)
+            hidden = packed.new_zeros(*input_ids.shape, packed.shape[-1]).masked_scatter(mask.unsqueeze(-1), packed)
+        logits = self.lm_head(hidden)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **unused)
+        return CausalLMOutput(loss=loss, logits=logits)
+
+    def new_cache(self, batch: int, max_len: int) -> HybridCache:
+        """An empty decode cache for `batch` sequences of up to `max_len` tokens."""
+        weight = self.lm_head.weight
+        return HybridCache.allocate(self.config, batch, max_len, weight.dtype, weight.device)
+
+    @torch.no_grad()
+    def prefill(self, ids: Tensor, packing: Packing, cache: HybridCache, rows: Tensor) -> Tensor:
+        """Runs packed prompts (`[T]` ids) into cache rows; returns the logits `[N, vocab]` after each prompt."""
+        hidden = self.model(ids, packing, cache, rows)
+        return self.lm_head(hidden[packing.cu_seqlens[1:] - 1]).float()
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor, cache: HybridCache) -> Tensor:
+        """Feeds one token to every cache row (`[B]`); returns the next logits `[B, vocab]` in fp32."""
+        return self.lm_head(self.model.decode(ids, cache)).float()
+
+    @classmethod
+    def from_pretrained(cls, path: str | PathLike[str], **kwargs: Any) -> "HybridForCausalLM":  # type: ignore[override]
+        """Reads a checkpoint folder; see `deltarl.model.checkpoint.load_model`."""
+        from deltarl.model.checkpoint import load_model
+
+        return load_model(path, **kwargs)
+
+    def save_pretrained(self, path: str | PathLike[str], **unused: Any) -> None:  # type: ignore[override]
+        """Writes a checkpoint folder; see `deltarl.model.checkpoint.save_model`."""
+        from deltarl.model.checkpoint import save_model
+
+        save_model(self, path)

@@ -1,0 +1,93 @@
+"""The Kimi Delta Attention layer: projections, short convolutions, forget gate, recurrence, gated output norm."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import KimiLinearConfig
+
+from deltarl.kernels.chunk import chunk_kda
+from deltarl.kernels.conv import last_inputs, short_conv, short_conv_step
+from deltarl.kernels.decode import decode_kda
+from deltarl.kernels.gate import l2norm, log_decay
+from deltarl.kernels.kda import kda
+from deltarl.model.cache import KDACache
+from deltarl.model.config import gate_lower_bound
+from deltarl.model.packing import Packing
+
+
+class GatedNorm(nn.Module):
+    """Head-wise `weight · x / rms(x) · sigmoid(gate)` in fp32; the weight is shared by the heads."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        normed = F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps)
+        return (normed * torch.sigmoid(gate.float())).to(gate.dtype)
+
+
+class KDALayer(nn.Module):
+    """Kimi Delta Attention (arXiv 2510.26692, Eq. 10). Parameter names and shapes are the released checkpoint's."""
+
+    def __init__(self, config: KimiLinearConfig):
+        super().__init__()
+        self.num_heads, self.head_dim = config.linear_num_heads, config.linear_head_dim
+        hidden, inner, width = config.hidden_size, self.num_heads * self.head_dim, config.linear_conv_kernel_dim
+        self.lower_bound = gate_lower_bound(config)
+        self.q_proj = nn.Linear(hidden, inner, bias=False)
+        self.k_proj = nn.Linear(hidden, inner, bias=False)
+        self.v_proj = nn.Linear(hidden, inner, bias=False)
+        # Held as Conv1d for their parameter's name and shape; applied by kernels.conv.
+        self.q_conv1d = nn.Conv1d(inner, inner, width, groups=inner, bias=False)
+        self.k_conv1d = nn.Conv1d(inner, inner, width, groups=inner, bias=False)
+        self.v_conv1d = nn.Conv1d(inner, inner, width, groups=inner, bias=False)
+        self.A_log = nn.Parameter(torch.empty(1, 1, self.num_heads, 1))
+        self.dt_bias = nn.Parameter(torch.empty(inner))
+        self.f_a_proj = nn.Linear(hidden, self.head_dim, bias=False)
+        self.f_b_proj = nn.Linear(self.head_dim, inner, bias=False)
+        self.b_proj = nn.Linear(hidden, self.num_heads, bias=False)
+        self.g_a_proj = nn.Linear(hidden, self.head_dim, bias=False)
+        self.g_b_proj = nn.Linear(self.head_dim, inner, bias=False)
+        self.o_norm = GatedNorm(self.head_dim, config.rms_norm_eps)
+        self.o_proj = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, x: Tensor, packing: Packing, cache: KDACache | None = None, rows: Tensor | None = None) -> Tensor:
+        """`[T, D]` packed to `[T, D]`; with a cache, sequence i also leaves its state in cache row `rows[i]`."""
+        projected, weight = self._project(x), self._conv_weight()
+        q, k, v, g, beta = self._recurrence_inputs(x, short_conv(projected, weight, packing.position))
+        if cache is None or rows is None:
+            out, _ = kda(
+                *(t.unsqueeze(0) for t in (q, k, v, g, beta)), cu_seqlens=packing.cu_seqlens, layout=packing.chunks
+            )
+            return self._output(x, out.squeeze(0))
+        empty = v.new_zeros(len(rows), self.num_heads, self.head_dim, self.head_dim)
+        out, _, buffer = chunk_kda(q, k, v, g, beta, self.head_dim**-0.5, empty, packing.chunks, output_buffer=True)
+        assert buffer is not None  # asked for
+        cache.delta.load(rows, buffer)
+        cache.window[rows] = last_inputs(projected, packing.cu_seqlens, weight.shape[1])
+        return self._output(x, out)
+
+    def decode(self, x: Tensor, cache: KDACache, offset: Tensor) -> Tensor:
+        """One token for each row of the cache, `[B, D]`; `offset` is its position within its chunk."""
+        mixed = short_conv_step(self._project(x), self._conv_weight(), cache.window)
+        q, k, v, g, beta = self._recurrence_inputs(x, mixed)
+        return self._output(x, decode_kda(q, k, v, g, beta, self.head_dim**-0.5, cache.delta, offset))
+
+    def _project(self, x: Tensor) -> Tensor:
+        return torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1)
+
+    def _conv_weight(self) -> Tensor:
+        return torch.cat([conv.weight.squeeze(1) for conv in (self.q_conv1d, self.k_conv1d, self.v_conv1d)])
+
+    def _recurrence_inputs(self, x: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Convolved projections to normalised q and k, v, log decay and beta, all fp32, heads split."""
+        q, k, v = mixed.float().unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+        gate = self.f_b_proj(self.f_a_proj(x)).unflatten(-1, (self.num_heads, self.head_dim))
+        g = log_decay(gate, self.A_log, self.dt_bias, self.lower_bound)
+        return l2norm(q), l2norm(k), v, g, self.b_proj(x).float().sigmoid()
+
+    def _output(self, x: Tensor, out: Tensor) -> Tensor:
+        gate = self.g_b_proj(self.g_a_proj(x)).unflatten(-1, (self.num_heads, self.head_dim))
+        return self.o_proj(self.o_norm(out, gate).flatten(-2))

@@ -1,0 +1,93 @@
+"""Multi-head latent attention: keys and values of a token come from one small latent vector, which is all we cache."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import KimiLinearConfig
+
+from deltarl.model.config import uses_rope
+from deltarl.model.feedforward import RMSNorm
+from deltarl.model.packing import Packing
+
+LATENT_NORM_EPS = 1e-6  # not rms_norm_eps: the reference code leaves the latent norms at their default
+
+
+class MLALayer(nn.Module):
+    """DeepSeek-V2 style latent attention with a shared key part that is not rotated (NoPE) unless the config asks.
+
+    Training and prefill expand the latents to keys and values; decode keeps them compressed and moves the expansion
+    to the query and the output instead ("absorbed" form): the same function, reading R + rope numbers a token.
+    """
+
+    def __init__(self, config: KimiLinearConfig):
+        super().__init__()
+        self.num_heads, self.rank = config.num_attention_heads, config.kv_lora_rank
+        self.nope, self.rope, self.value = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
+        self.rotary = uses_rope(config)
+        self.rope_theta = float(getattr(config, "rope_theta", 10_000.0))
+        hidden, query = config.hidden_size, self.num_heads * (self.nope + self.rope)
+        if config.q_lora_rank is None:
+            self.q_proj = nn.Linear(hidden, query, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(hidden, config.q_lora_rank, bias=config.attention_bias)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_NORM_EPS)
+            self.q_b_proj = nn.Linear(config.q_lora_rank, query, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(hidden, self.rank + self.rope, bias=config.attention_bias)
+        self.kv_a_layernorm = RMSNorm(self.rank, LATENT_NORM_EPS)
+        self.kv_b_proj = nn.Linear(self.rank, self.num_heads * (self.nope + self.value), bias=False)
+        self.o_proj = nn.Linear(self.num_heads * self.value, hidden, bias=config.attention_bias)
+        self.scale = (self.nope + self.rope) ** -0.5
+
+    def forward(self, x: Tensor, packing: Packing, cache: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """`[T, D]` packed to `[T, D]`; with a cache, sequence i leaves its latents in cache row `rows[i]`."""
+        q, latent = self._query(x, packing.position), self._latent(x, packing.position)
+        if cache is not None and rows is not None:
+            sequence = torch.repeat_interleave(rows, packing.cu_seqlens.diff())
+            cache[sequence, packing.position] = latent
+        compressed, shared_key = latent.split([self.rank, self.rope], -1)
+        key, value = self.kv_b_proj(compressed).unflatten(-1, (self.num_heads, -1)).split([self.nope, self.value], -1)
+        key = torch.cat([key, shared_key.unsqueeze(1).expand(-1, self.num_heads, -1)], -1)
+        q, key, value = (packing.padded.to_chunks(t) for t in (q, key, value))
+        out = F.scaled_dot_product_attention(q, key, value, is_causal=True, scale=self.scale)
+        return self.o_proj(packing.padded.from_chunks(out).flatten(-2))
+
+    def decode(self, x: Tensor, cache: Tensor, position: Tensor, visible: Tensor) -> Tensor:
+        """One token for each cache row, `[B, D]`.
+
+        Args:
+            cache: `[B, max_len, R + rope]`.  position: `[B]` index of the new token.
+            visible: `[B, L]` bool, which of the first L cached tokens each row may see, its own included.
+        """
+        q, latent = self._query(x, position), self._latent(x, position)
+        cache[torch.arange(len(x), device=x.device), position] = latent
+        seen = cache[:, : visible.shape[1]]
+        expand = self.kv_b_proj.weight.unflatten(0, (self.num_heads, -1))  # [H, nope + value, R]
+        nope, shared = q.split([self.nope, self.rope], -1)
+        absorbed = torch.einsum("bhd,hdr->bhr", nope, expand[:, : self.nope])
+        scores = torch.cat([absorbed, shared], -1) @ seen.transpose(1, 2) * self.scale
+        weight = scores.float().masked_fill(~visible.unsqueeze(1), float("-inf")).softmax(-1).to(x.dtype)
+        out = torch.einsum("bhr,hdr->bhd", weight @ seen[..., : self.rank], expand[:, self.nope :])
+        return self.o_proj(out.flatten(-2))
+
+    def _query(self, x: Tensor, position: Tensor) -> Tensor:
+        """`[T, H, nope + rope]`."""
+        q = self.q_proj(x) if hasattr(self, "q_proj") else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        q = q.unflatten(-1, (self.num_heads, -1))
+        if not self.rotary:
+            return q
+        return torch.cat([q[..., : self.nope], self._rotate(q[..., self.nope :], position)], -1)
+
+    def _latent(self, x: Tensor, position: Tensor) -> Tensor:
+        """`[T, R + rope]`: normalised latent and shared key part."""
+        compressed, shared = self.kv_a_proj_with_mqa(x).split([self.rank, self.rope], -1)
+        if self.rotary:
+            shared = self._rotate(shared.unsqueeze(1), position).squeeze(1)
+        return torch.cat([self.kv_a_layernorm(compressed), shared], -1)
+
+    def _rotate(self, x: Tensor, position: Tensor) -> Tensor:
+        """Rotary embedding over neighbouring channel pairs (the DeepSeek layout), `[T, ·, rope]`, angles in fp32."""
+        frequency = self.rope_theta ** (-torch.arange(0, self.rope, 2, device=x.device).float() / self.rope)
+        angle = (position.float().unsqueeze(-1) * frequency).unsqueeze(1)
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        turned = [even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()]
+        return torch.stack(turned, -1).flatten(-2).to(x.dtype)

@@ -1,0 +1,42 @@
+"""Several sequences end to end in one tensor, and the index maps the layers share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deltarl.kernels.chunk import CHUNK_SIZE
+from deltarl.kernels.layout import ChunkLayout
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Bounds of N sequences packed along T, built once per forward pass.
+
+    Attributes:
+        cu_seqlens: `[N+1]` bounds.
+        position: `[T]` index of each token in its own sequence.
+        chunks: layout of the KDA layers.
+        padded: one chunk per sequence, as long as the longest: the layout of the attention layers. Padding on the
+            right is never seen by a causal mask.
+    """
+
+    cu_seqlens: Tensor
+    position: Tensor
+    chunks: ChunkLayout
+    padded: ChunkLayout
+
+    @classmethod
+    def build(cls, cu_seqlens: Tensor) -> "Packing":
+        lengths = cu_seqlens.diff()
+        starts = torch.repeat_interleave(cu_seqlens[:-1], lengths)
+        return cls(
+            cu_seqlens=cu_seqlens,
+            position=torch.arange(len(starts), device=cu_seqlens.device) - starts,
+            chunks=ChunkLayout.build(cu_seqlens, CHUNK_SIZE),
+            padded=ChunkLayout.build(cu_seqlens, max(1, int(lengths.max()))),
+        )
+
+    @classmethod
+    def from_lengths(cls, lengths: list[int], device: torch.device | None = None) -> "Packing":
+        return cls.build(torch.tensor([0, *lengths], device=device).cumsum(0))
