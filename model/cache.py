@@ -8,6 +8,9 @@ from transformers import KimiLinearConfig
 
 from deltarl.kernels.decode import DecodeState
 
+# Attention reads the cache a whole span at a time, so that its sums do not depend on the longest row of the batch.
+SPAN = 32
+
 
 @dataclass
 class KDACache:
@@ -30,7 +33,7 @@ class HybridCache:
     Attributes:
         layers: one `KDACache`, or latent tensor `[B, max_len, R + rope]`, per model layer.
         length: `[B]` int64 tokens seen.
-        max_len: most tokens a row can hold.
+        max_len: most tokens a row can hold, a multiple of `SPAN`.
     """
 
     layers: list[KDACache | Tensor]
@@ -41,6 +44,7 @@ class HybridCache:
     def allocate(
         cls, config: KimiLinearConfig, batch: int, max_len: int, dtype: torch.dtype, device: torch.device
     ) -> "HybridCache":
+        max_len = -(-max_len // SPAN) * SPAN
         layers: list[KDACache | Tensor] = []
         heads, dim, width = config.linear_num_heads, config.linear_head_dim, config.linear_conv_kernel_dim
         for kind in config.layer_types:
@@ -57,16 +61,19 @@ class HybridCache:
         rows = slice(batch)
         return HybridCache([layer[rows] for layer in self.layers], self.length[rows], self.max_len)
 
-    def copy_rows(self, source: Tensor, target: Tensor) -> None:
-        """Row `target[i]` becomes a copy of row `source[i]`; how a prompt's state is forked to its samples."""
-        used = int(self.length[source].max()) if len(source) else 0
-        for layer in self.layers:
-            if isinstance(layer, Tensor):
-                layer[target, :used] = layer[source, :used]
-            else:
-                for x in layer.tensors():
-                    x[target] = x[source]
-        self.length[target] = self.length[source]
+    def copy_from(self, other: "HybridCache", source: Tensor, target: Tensor) -> None:
+        """Row `target[i]` becomes row `source[i]` of `other` (which may be this cache, if the rows do not overlap).
+
+        This is how the state of one prompt is forked to its samples.
+        """
+        used = int(other.length[source].max()) if len(source) else 0
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
+                mine[target, :used] = theirs[source, :used]
+            elif isinstance(mine, KDACache) and isinstance(theirs, KDACache):
+                for x, y in zip(mine.tensors(), theirs.tensors(), strict=True):
+                    x[target] = y[source]
+        self.length[target] = other.length[source]
 
     def bytes_per_sequence(self, length: int) -> int:
         """Memory one sequence of `length` tokens needs; only the attention layers' share grows with length."""

@@ -5,15 +5,20 @@ from os import PathLike
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import KimiLinearConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from deltarl.model.cache import HybridCache, KDACache
+from deltarl.model.cache import SPAN, HybridCache, KDACache
 from deltarl.model.feedforward import MLP, RMSNorm, Router, SparseMoE
 from deltarl.model.kda_layer import GatedNorm, KDALayer
 from deltarl.model.mla_layer import MLALayer
 from deltarl.model.packing import Packing
+
+# Matrix products round the same for any batch of at least this many rows (seen with MKL on x86; below it another
+# kernel is chosen). Smaller decode batches are filled up, so that a sample does not depend on its company.
+MIN_ROWS = 16
 
 
 class DecoderLayer(nn.Module):
@@ -69,8 +74,7 @@ class HybridModel(nn.Module):
         """Next token of every row of `cache`, `[B]` ids to `[B, D]` hidden states; the cache moves on by one."""
         x = self.embed_tokens(ids)
         position = cache.length
-        # Attention reads a whole number of blocks, so that its sums do not depend on the longest row of the batch.
-        span = min(cache.max_len, -(-(int(position.max()) + 1) // 32) * 32)
+        span = -(-(int(position.max()) + 1) // SPAN) * SPAN
         visible = torch.arange(span, device=ids.device) <= position.unsqueeze(-1)
         chunk_size = next((c.delta.k.shape[2] for c in cache.layers if isinstance(c, KDACache)), 1)
         offset = position % chunk_size
@@ -159,7 +163,9 @@ class HybridForCausalLM(PreTrainedModel):
     def prefill(self, ids: Tensor, packing: Packing, cache: HybridCache, rows: Tensor) -> Tensor:
         """Runs packed prompts (`[T]` ids) into cache rows; returns the logits `[N, vocab]` after each prompt."""
         hidden = self.model(ids, packing, cache, rows)
-        return self.lm_head(hidden[packing.cu_seqlens[1:] - 1]).float()
+        last = hidden[packing.cu_seqlens[1:] - 1]
+        filled = F.pad(last, (0, 0, 0, max(0, MIN_ROWS - len(last))))
+        return self.lm_head(filled)[: len(last)].float()
 
     @torch.no_grad()
     def decode(self, ids: Tensor, cache: HybridCache) -> Tensor:

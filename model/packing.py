@@ -8,6 +8,10 @@ from torch import Tensor
 from deltarl.kernels.chunk import CHUNK_SIZE
 from deltarl.kernels.layout import ChunkLayout
 
+# Attention kernels round differently for lengths that are not a multiple of their vector width. With padded lengths
+# rounded up, a sequence's numbers do not depend on the longest one it is batched with.
+PAD_MULTIPLE = 16
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -17,7 +21,7 @@ class Packing:
         cu_seqlens: `[N+1]` bounds.
         position: `[T]` index of each token in its own sequence.
         chunks: layout of the KDA layers.
-        padded: one chunk per sequence, as long as the longest: the layout of the attention layers. Padding on the
+        padded: one chunk per sequence, as long as the longest, rounded up: the layout of the attention layers. Padding on the
             right is never seen by a causal mask.
     """
 
@@ -34,7 +38,7 @@ class Packing:
             cu_seqlens=cu_seqlens,
             position=torch.arange(len(starts), device=cu_seqlens.device) - starts,
             chunks=ChunkLayout.build(cu_seqlens, CHUNK_SIZE),
-            padded=ChunkLayout.build(cu_seqlens, max(1, int(lengths.max()))),
+            padded=ChunkLayout.build(cu_seqlens, -(-max(1, int(lengths.max())) // PAD_MULTIPLE) * PAD_MULTIPLE),
         )
 
     @classmethod
