@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from deltarl.kernels.chunk import CHUNK_SIZE, ChunkBuffer, beyond_factors, exact_scores, inverse_decay
+from deltarl.kernels.precision import core_dtype
 
 
 @dataclass
 class DecodeState:
     """State of B sequences in decode; updated in place.
 
-    state: `[B, H, K, V]` fp32 at the last chunk boundary.
+    state: `[B, H, K, V]` at the last chunk boundary, in `core_dtype` like the rest.
     k, cumulative, k_scaled: `[B, H, C, K]` keys since then, their G, and `k exp(-G)`.  v_new: `[B, H, C, V]`.
     Rows at and beyond a sequence's current offset hold leftovers that are never read.
     """
@@ -31,8 +32,10 @@ class DecodeState:
 
     @classmethod
     def empty(cls, batch: int, heads: int, key_dim: int, value_dim: int, device: torch.device) -> "DecodeState":
+        dtype = core_dtype(device, torch.float32)
+
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(batch, heads, *shape, dtype=torch.float32, device=device)
+            return torch.zeros(batch, heads, *shape, dtype=dtype, device=device)
 
         rows = (CHUNK_SIZE, key_dim)
         return cls(zeros(key_dim, value_dim), zeros(*rows), zeros(*rows), zeros(*rows), zeros(CHUNK_SIZE, value_dim))

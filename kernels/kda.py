@@ -8,6 +8,7 @@ from torch import Tensor
 from deltarl.kernels.chunk import CHUNK_SIZE, chunk_kda
 from deltarl.kernels.gate import l2norm
 from deltarl.kernels.layout import ChunkLayout
+from deltarl.kernels.precision import core_dtype
 from deltarl.kernels.recurrent import recurrent_kda
 
 BACKENDS = ("chunk", "recurrent")
@@ -40,7 +41,7 @@ def kda(
         backend: "chunk" or "recurrent"; None takes the environment variable DELTARL_KDA_BACKEND, else "chunk".
 
     Returns:
-        Output `[B, T, H, V]` in v's dtype, and the final state `[N, H, K, V]` in fp32 (fp64 for fp64 inputs) or None.
+        Output `[B, T, H, V]` in v's dtype, and the final state `[N, H, K, V]` in `core_dtype` or None.
 
     Raises:
         ValueError: on shapes that do not fit together or an unknown backend.
@@ -59,7 +60,7 @@ def kda(
     if cu_seqlens is None or int(cu_seqlens[-1]) != batch * length:
         raise ValueError(f"cu_seqlens must end at the number of tokens {batch * length}; at least one token is needed")
 
-    dtype = torch.promote_types(v.dtype, torch.float32)  # the state is never kept in less than fp32
+    dtype = core_dtype(v.device, v.dtype)  # the state is never kept in less than fp32
     out_dtype, value_dim = v.dtype, v.shape[-1]
     q, k, v, g, beta = (x.to(dtype).flatten(0, 1) for x in (q, k, v, g, beta))
     if use_qk_l2norm:

@@ -10,6 +10,7 @@ from deltarl.kernels.conv import last_inputs, short_conv, short_conv_step
 from deltarl.kernels.decode import decode_kda
 from deltarl.kernels.gate import l2norm, log_decay
 from deltarl.kernels.kda import kda
+from deltarl.kernels.precision import core_dtype
 from deltarl.model.cache import KDACache
 from deltarl.model.config import gate_lower_bound
 from deltarl.model.packing import Packing
@@ -96,10 +97,11 @@ class KDALayer(nn.Module):
     def _recurrence_inputs(
         self, mixed: Tensor, forget: Tensor, beta: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Convolved projections to normalised q and k, v, log decay and beta, all fp32, heads split."""
-        q, k, v = mixed.float().unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
-        g = log_decay(forget, self.A_log, self.dt_bias, self.lower_bound)
-        return l2norm(q), l2norm(k), v, g, beta.float().sigmoid()
+        """Convolved projections to normalised q and k, v, log decay and beta, heads split, in `core_dtype`."""
+        dtype = core_dtype(mixed.device, mixed.dtype)
+        q, k, v = mixed.to(dtype).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+        g = log_decay(forget, self.A_log, self.dt_bias, self.lower_bound).to(dtype)
+        return l2norm(q), l2norm(k), v, g, beta.to(dtype).sigmoid()
 
     def _output(self, out: Tensor, gate: Tensor) -> Tensor:
         return self.o_proj(self.o_norm(out, gate).flatten(-2))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import KimiLinearConfig
 
+from deltarl.kernels.precision import core_dtype
 from deltarl.model.config import uses_rope
 from deltarl.model.feedforward import RMSNorm
 from deltarl.model.packing import Packing
@@ -44,12 +45,13 @@ class MLALayer(nn.Module):
         if cache is not None and rows is not None:
             sequence = torch.repeat_interleave(rows, packing.cu_seqlens.diff())
             cache[sequence, packing.position] = latent
-        compressed, shared_key = latent.split([self.rank, self.rope], -1)
-        key, value = self.kv_b_proj(compressed).unflatten(-1, (self.num_heads, -1)).split([self.nope, self.value], -1)
+        q, compressed, shared_key = self._core(q, *latent.split([self.rank, self.rope], -1))
+        expanded = torch.einsum("tr,hdr->thd", compressed, self._expand_weight(compressed.dtype))
+        key, value = expanded.split([self.nope, self.value], -1)
         key = torch.cat([key, shared_key.unsqueeze(1).expand(-1, self.num_heads, -1)], -1)
         q, key, value = (packing.padded.to_chunks(t) for t in (q, key, value))
         out = F.scaled_dot_product_attention(q, key, value, is_causal=True, scale=self.scale)
-        return self.o_proj(packing.padded.from_chunks(out).flatten(-2))
+        return self.o_proj(packing.padded.from_chunks(out).flatten(-2).to(x.dtype))
 
     def decode(self, x: Tensor, cache: Tensor, position: Tensor, visible: Tensor) -> Tensor:
         """One token for each cache row, `[B, D]`.
@@ -60,14 +62,21 @@ class MLALayer(nn.Module):
         """
         q, latent = self._query(x, position), self._latent(x, position)
         cache[torch.arange(len(x), device=x.device), position] = latent
-        seen = cache[:, : visible.shape[1]]
-        expand = self.kv_b_proj.weight.unflatten(0, (self.num_heads, -1))  # [H, nope + value, R]
+        q, seen = self._core(q, cache[:, : visible.shape[1]])
+        expand = self._expand_weight(q.dtype)
         nope, shared = q.split([self.nope, self.rope], -1)
         absorbed = torch.einsum("bhd,hdr->bhr", nope, expand[:, : self.nope])
         scores = torch.cat([absorbed, shared], -1) @ seen.transpose(1, 2) * self.scale
-        weight = scores.float().masked_fill(~visible.unsqueeze(1), float("-inf")).softmax(-1).to(x.dtype)
+        weight = scores.masked_fill(~visible.unsqueeze(1), float("-inf")).softmax(-1)
         out = torch.einsum("bhr,hdr->bhd", weight @ seen[..., : self.rank], expand[:, self.nope :])
-        return self.o_proj(out.flatten(-2))
+        return self.o_proj(out.flatten(-2).to(x.dtype))
+
+    def _core(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.to(core_dtype(t.device, t.dtype)) for t in tensors)
+
+    def _expand_weight(self, dtype: torch.dtype) -> Tensor:
+        """`[H, nope + value, R]`: from a latent to every head's key part and value."""
+        return self.kv_b_proj.weight.to(dtype).unflatten(0, (self.num_heads, -1))
 
     def _query(self, x: Tensor, position: Tensor) -> Tensor:
         """`[T, H, nope + rope]`."""

@@ -70,8 +70,8 @@ class Slots:
         limits = [min(p.max_tokens, r) for p, r in zip(params, room, strict=True)]
         self._limit[rows] = torch.tensor(limits, device=rows.device)
         self._top_k[rows] = torch.tensor([p.top_k for p in params], device=rows.device)
-        self._temperature[rows] = torch.tensor([p.temperature for p in params], device=rows.device)
-        self._top_p[rows] = torch.tensor([p.top_p for p in params], device=rows.device)
+        self._temperature[rows] = torch.tensor([float(p.temperature) for p in params], device=rows.device)
+        self._top_p[rows] = torch.tensor([float(p.top_p) for p in params], device=rows.device)
         self._set_stop_tokens(rows, [p.stop_token_ids for p in params])
         self.samples += samples
         self.active = end

@@ -1,0 +1,112 @@
+"""Interchangeable workers: any item of work can go to any of them, and a dead one costs only the item it held."""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from deltarl.actor.host import WorkerSpec, wait_all, wait_any
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS = 3  # workers one item of work may kill before it is given up
+
+
+class WorkerLostError(RuntimeError):
+    """Workers cannot be started, or keep dying on the same work."""
+
+
+class Fleet:
+    """`size` actors built from one spec. Not thread-safe."""
+
+    def __init__(self, name: str, spec: WorkerSpec, size: int):
+        """Starts the workers and waits until all are constructed.
+
+        Raises:
+            WorkerLostError: a worker's constructor raised.
+        """
+        self.name, self._spec = name, spec
+        self.restarts = 0
+        self._state: dict[str, tuple[Any, ...]] = {}  # last broadcast of each method, for workers that start later
+        self._workers: list[ActorHandle] = [spec.spawn() for _ in range(size)]
+        ready = [worker.__ray_ready__.remote() for worker in self._workers]
+        wait_all(ready, f"{size} {name} to start")
+        for ref in ready:
+            self._constructed(ref)
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def map(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """`worker.method(*item)` for every item on whichever worker is free; results in the order of the items.
+
+        A worker that dies is replaced, given the last broadcasts again, and its item is done by another.
+
+        Raises:
+            WorkerLostError: the same item killed `MAX_DEATHS` workers.
+            Exception: whatever the method itself raised.
+        """
+        results: list[Any] = [None] * len(items)
+        deaths = [0] * len(items)
+        waiting = deque(range(len(items)))
+        idle = deque(range(len(self._workers)))
+        running: dict[ray.ObjectRef, tuple[int, int]] = {}
+        while waiting or running:
+            while waiting and idle:
+                index, item = idle.popleft(), waiting.popleft()
+                running[getattr(self._workers[index], method).remote(*items[item])] = (index, item)
+            ref = wait_any(list(running), f"{self.name}: {len(running)} busy, {len(waiting)} items not started")
+            index, item = running.pop(ref)
+            try:
+                results[item] = ray.get(ref)
+            except RayActorError as error:
+                deaths[item] += 1
+                if deaths[item] == MAX_DEATHS:
+                    raise WorkerLostError(f"{MAX_DEATHS} {self.name} died on the same item of {method}") from error
+                self._replace(index)
+                waiting.appendleft(item)
+            idle.append(index)
+        return results
+
+    def broadcast(self, method: str, *args: Any) -> None:
+        """`worker.method(*args)` on every worker, and on every later replacement before it does anything else.
+
+        Object references among `args` reach the method as the objects they stand for.
+        """
+        self._state[method] = args
+        refs = [getattr(worker, method).remote(*args) for worker in self._workers]
+        wait_all(refs, f"{self.name} to {method}")
+        for index, ref in enumerate(refs):
+            try:
+                ray.get(ref)
+            except RayActorError:
+                self._replace(index)
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers, by way of their `pid` method."""
+        return ray.get([worker.pid.remote() for worker in self._workers])
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for worker in self._workers:
+            ray.kill(worker)
+
+    def _replace(self, index: int) -> None:
+        self.restarts += 1
+        log.warning("one of %d %s died; starting another and reissuing its work", len(self._workers), self.name)
+        worker = self._workers[index] = self._spec.spawn()
+        ready = worker.__ray_ready__.remote()
+        wait_all([ready], f"one of the {self.name} to restart")
+        self._constructed(ready)
+        for method, args in self._state.items():
+            ray.get(getattr(worker, method).remote(*args))
+
+    def _constructed(self, ready: ray.ObjectRef) -> None:
+        try:
+            ray.get(ready)
+        except RayActorError as error:
+            raise WorkerLostError(f"a worker of {self.name} could not be started: {error}") from error

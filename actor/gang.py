@@ -1,0 +1,73 @@
+"""Ranks that work in step: every call goes to all of them at once, and none can do without the others."""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from deltarl.actor.fleet import WorkerLostError
+from deltarl.actor.host import WorkerSpec, wait_all
+
+
+class Gang:
+    """`size` actors joined by torch.distributed (through the environment variables torchrun would set)."""
+
+    def __init__(self, name: str, spec: WorkerSpec, size: int):
+        """Starts the ranks and waits until they have found each other.
+
+        Raises:
+            WorkerLostError: a rank's constructor raised.
+        """
+        self.name = name
+        env = _rendezvous(size) if size > 1 else [{}]
+        self._ranks = [replace(spec, env={**spec.env, **rank_env}).spawn() for rank_env in env]
+        self._get([rank.__ray_ready__.remote() for rank in self._ranks], "start")
+
+    def scatter(self, method: str, args: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """`rank.method(*args[rank])` on every rank; results by rank.
+
+        Raises:
+            WorkerLostError: a rank died. The others cannot go on; resume from the last checkpoint.
+            Exception: whatever the method itself raised.
+        """
+        refs = [getattr(rank, method).remote(*a) for rank, a in zip(self._ranks, args, strict=True)]
+        return self._get(refs, method)
+
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
+        """The same call on every rank."""
+        return self.scatter(method, [args] * len(self._ranks))
+
+    def first(self, method: str, *args: Any) -> ray.ObjectRef:
+        """The call on rank 0 alone; a reference to its result, which stays where it is."""
+        ref = getattr(self._ranks[0], method).remote(*args)
+        wait_all([ref], f"{self.name} to {method}")
+        return ref
+
+    def close(self) -> None:
+        """Ends the ranks."""
+        for rank in self._ranks:
+            ray.kill(rank)
+
+    def _get(self, refs: list[ray.ObjectRef], what: str) -> list[Any]:
+        wait_all(refs, f"{self.name} to {what}")
+        try:
+            return ray.get(refs)
+        except RayActorError as error:
+            raise WorkerLostError(
+                f"a {self.name} process died; start the same command again to go on from the last checkpoint: {error}"
+            ) from error
+
+
+def _rendezvous(size: int) -> list[dict[str, str]]:
+    """Every rank's environment. Loopback, for now: the ranks of a gang share a node."""
+    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

@@ -1,0 +1,63 @@
+"""One plain class in one Ray actor, and waiting for it without leaving the user in the dark."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 30.0  # seconds without news before a line says what is being waited for
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """How to build one worker.
+
+    Attributes:
+        cls, args, kwargs: the plain class to host and what to construct it with.
+        num_cpus: what Ray reserves for it.
+        num_threads: threads its numeric libraries may use. Two processes that both use every core slow each other
+            down many times over.
+        env: further environment variables of the process.
+    """
+
+    cls: type
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    num_cpus: float = 1.0
+    num_threads: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def spawn(self) -> ActorHandle:
+        """Starts the actor; returns before its constructor has run."""
+        env = {
+            "OMP_NUM_THREADS": str(self.num_threads),
+            "MKL_NUM_THREADS": str(self.num_threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            **self.env,
+        }
+        # Ray's own restarts would bring a worker back in its initial state; the fleet restarts it and replays instead.
+        options = {"num_cpus": self.num_cpus, "max_restarts": 0, "runtime_env": {"env_vars": env}}
+        return ray.remote(self.cls).options(**options).remote(*self.args, **self.kwargs)
+
+
+def wait_any(refs: Sequence[ray.ObjectRef], waiting_for: str) -> ray.ObjectRef:
+    """The first of `refs` that is ready or failed; logs a line for every `PATIENCE` seconds of waiting."""
+    start = time.monotonic()
+    while True:
+        ready, _ = ray.wait(list(refs), num_returns=1, timeout=PATIENCE)
+        if ready:
+            return ready[0]
+        log.warning("waited %.0f s for %s", time.monotonic() - start, waiting_for)
+
+
+def wait_all(refs: Sequence[ray.ObjectRef], waiting_for: str) -> None:
+    """Returns when every ref is ready or failed."""
+    left = list(refs)
+    while left:
+        left.remove(wait_any(left, f"{waiting_for} ({len(left)} of {len(refs)} not done)"))

@@ -1,0 +1,41 @@
+"""Starting Ray, or joining the cluster this process belongs to."""
+
+import logging
+import math
+import os
+
+import ray
+
+log = logging.getLogger(__name__)
+
+
+def start(num_cpus_needed: float) -> None:
+    """Joins the running cluster (`ray job submit`, RAY_ADDRESS, or `ray start` on this machine), else starts Ray here.
+
+    Args:
+        num_cpus_needed: what all actors of the run reserve together. A Ray started here offers at least that much, so
+            that a small laptop can run everything, only slower.
+
+    Raises:
+        RuntimeError: the cluster that was joined can never place the actors.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError:
+        # The processes share this machine's cores through their thread counts; Ray's CPU numbers only place them.
+        cpus = max(os.cpu_count() or 1, math.ceil(num_cpus_needed))
+        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    offered = ray.cluster_resources().get("CPU", 0.0)
+    if offered < num_cpus_needed:
+        raise RuntimeError(
+            f"the run reserves {num_cpus_needed:g} CPUs and the Ray cluster has {offered:g}: lower rollout.num_workers "
+            "or the num_cpus of rollout, reward and learner, or start Ray with more"
+        )
+
+
+def stop() -> None:
+    """Leaves the cluster; ends it if `start` started it."""
+    ray.shutdown()

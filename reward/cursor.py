@@ -1,0 +1,38 @@
+"""A position in a token list, with the nesting bound."""
+
+from deltarl.reward.limits import MAX_DEPTH, ParseError
+from deltarl.reward.tokens import END, Token
+
+
+class Cursor:
+    """Reads tokens one by one; ``END`` is never consumed."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.at = 0
+        self.depth = 0
+
+    @property
+    def next(self) -> Token:
+        return self.tokens[self.at]
+
+    def take(self) -> Token:
+        token = self.tokens[self.at]
+        if token != END:
+            self.at += 1
+        return token
+
+    def accept(self, op: str) -> bool:
+        if self.next == Token("op", op):
+            self.at += 1
+            return True
+        return False
+
+    def expect(self, op: str) -> None:
+        if not self.accept(op):
+            raise ParseError(f"expected {op!r}, found {self.next.value[:20]!r}")
+
+    def descend(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ParseError(f"more than {MAX_DEPTH} levels")

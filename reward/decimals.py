@@ -1,0 +1,56 @@
+"""When a value matches a gold answer that was written as a rounded decimal. Never an absolute tolerance."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from deltarl.reward.limits import MAX_DIGITS
+from deltarl.reward.tree import Mul, Node, Num, Pow
+
+_ENOUGH_DIGITS = 3
+"""Significant digits from which a decimal counts as a rounded value rather than a short exact one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decimal:
+    """A value written with ``places`` decimal places (negative: rounded to tens, hundreds, ...)."""
+
+    value: Fraction
+    places: int
+
+    @property
+    def half_unit(self) -> Fraction:
+        """Half a unit in the last place."""
+        return Fraction(1, 2) / Fraction(10) ** self.places
+
+    @property
+    def looks_rounded(self) -> bool:
+        return abs(self.value) >= 10 ** (_ENOUGH_DIGITS - 1) * 2 * self.half_unit
+
+
+def as_decimal(node: Node) -> Decimal | None:
+    r"""``3.14``, or ``1.5 \times 10^{-7}``, as a rounded decimal; None for what is written exactly."""
+    match node:
+        case Num(value, int(places)):
+            return Decimal(value, places)
+        case Mul((Num(value, int(places)), Pow(Num(base), Num(exponent)))):
+            if base == 10 and exponent.denominator == 1 and abs(exponent) <= MAX_DIGITS:
+                return Decimal(value * base ** int(exponent), places - int(exponent))
+        case Mul((Num(value, None), Num(factor, int(places)))) if abs(value) == 1:
+            return Decimal(value * factor, places)
+    return None
+
+
+def rounds_to(pred: Node, value: Fraction, gold: Decimal) -> bool:
+    """Whether ``pred``, whose exact value is ``value``, is an acceptable way to write the decimal ``gold``.
+
+    * An exact value is accepted within half a unit in gold's last place.
+    * A decimal with fewer places must be gold rounded to those places and keep three significant digits.
+    * A decimal with more places must equal gold, or lie within half a unit of a gold of three digits or more.
+    """
+    distance = abs(value - gold.value)
+    written = as_decimal(pred)
+    if written is None:
+        return distance <= gold.half_unit
+    if written.places < gold.places:
+        return distance == 0 or (distance <= written.half_unit and written.looks_rounded)
+    return distance == 0 or (distance <= gold.half_unit and gold.looks_rounded)

@@ -1,0 +1,59 @@
+"""Unicode to the small ASCII LaTeX alphabet that the tokenizer knows."""
+
+import re
+import unicodedata
+
+from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_NORMALIZED_CHARS, ParseError
+
+_SMALL_GREEK = [
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu",
+    "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
+]  # fmt: skip
+_CAPITAL_GREEK = ["Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega"]
+GREEK_COMMANDS = frozenset([*_SMALL_GREEK, *_CAPITAL_GREEK, "varepsilon", "vartheta", "varphi", "ell"])
+
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
+_VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
+
+_SIGNS = {
+    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ",
+    "∕": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ",
+    "°": r"\degree ", "∅": r"\emptyset ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+}  # fmt: skip
+
+
+def _greek(name: str) -> str:
+    case = "CAPITAL" if name[0].isupper() else "SMALL"
+    # Unicode spells it "lamda".
+    return unicodedata.lookup(f"GREEK {case} LETTER {name.upper().replace('LAMBDA', 'LAMDA')}")
+
+
+_TABLE = str.maketrans(_SIGNS | {_greek(name): f"\\{name} " for name in [*_SMALL_GREEK, *_CAPITAL_GREEK]})
+
+
+def normalize(text: str) -> str:
+    """``text`` with compatibility characters folded (NFKC), typographic signs as LaTeX, trailing punctuation removed.
+
+    Idempotent. Case and letters are never changed.
+
+    Raises:
+        ParseError: too long, or it holds control, format (zero-width, right-to-left) or unassigned characters.
+    """
+    if len(text) > MAX_ANSWER_CHARS:
+        raise ParseError(f"longer than {MAX_ANSWER_CHARS} characters")
+    for char in text:
+        # All of category C: control, format, surrogate, private use, unassigned.
+        if char not in "\n\t\r" and unicodedata.category(char).startswith("C"):
+            raise ParseError(f"contains the invisible or unassigned character U+{ord(char):04X}")
+    # Before NFKC, which would turn x² into x2 and 1½ into 11/2.
+    text = _SUPERSCRIPT.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run.group()) + "}", text)
+    text = _VULGAR_FRACTION.sub(_fraction_command, text)
+    text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
+    if len(text) > MAX_NORMALIZED_CHARS:
+        raise ParseError(f"longer than {MAX_NORMALIZED_CHARS} characters after unicode normalisation")
+    return text.strip(" \n\t\r$").rstrip(" .,;\n$\\")
+
+
+def _fraction_command(char: re.Match[str]) -> str:
+    numerator, _, denominator = unicodedata.normalize("NFKC", char.group()).partition("⁄")
+    return rf"\frac{{{numerator}}}{{{denominator}}}"

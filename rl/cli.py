@@ -1,0 +1,101 @@
+"""From the command line to a `RunConfig`: a YAML recipe, `key=value` overrides, and errors a person can act on."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from deltarl.rl.config import RunConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run."""
+
+
+def parse_config(description: str, argv: Sequence[str] | None = None) -> RunConfig:
+    """Reads `--config FILE [key.sub=value ...]`; exits with a message on a bad one."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", required=True, type=Path, help="YAML recipe, e.g. configs/quickstart.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 learner.learning_rate=3e-4")
+    args = parser.parse_args(argv)
+    try:
+        return load_config(args.config, args.overrides)
+    except ConfigError as error:
+        parser.exit(2, f"configuration error: {error}\n")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a recipe and applies overrides.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest valid one), or a value out of range.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping of configuration keys")
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(e) for e in error.errors())) from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} is not of the form key=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = data.get(parent)
+        data[parent] = data = child if isinstance(child, dict) else {}  # type: ignore[assignment]
+    data[last] = _value(text)
+
+
+def _value(text: str) -> Any:
+    """As YAML reads it, except that `1e-4` is a number."""
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']} (got {error['input']!r})" if key else error["msg"]
+    *parents, unknown = error["loc"]
+    known = _fields(parents)
+    nearest = difflib.get_close_matches(str(unknown), known, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; valid keys are {', '.join(known)}"
+    return f"unknown key {key!r}{hint}"
+
+
+def _fields(path: Sequence[Any]) -> list[str]:
+    """Names of the fields of the section at `path`."""
+    section: Any = RunConfig
+    for part in path:
+        if isinstance(part, int):  # an index into a list of sections, whose type was already found
+            continue
+        section = _section_type(section.model_fields[part].annotation)
+    return list(section.model_fields)
+
+
+def _section_type(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(t for t in map(_section_type, annotation.__args__) if t)

@@ -1,0 +1,242 @@
+"""The run's configuration: typed, documented key by key, refused before anything starts if it makes no sense.
+
+The string under each field is its documentation; `configs/*.yaml` set these keys, `key.sub=value` on the command line
+overrides them.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import model_validator
+
+from deltarl.rl.advantages import ScaleRewards
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    path: str | None = None
+    """Checkpoint folder (kimi_linear) with its tokenizer. Without it, a random model of the size below is made."""
+    tokenizer_extra_tokens: list[str] = ["\\boxed{"]
+    """Strings that are one token each in the byte-level tokenizer of a model made here."""
+    hidden_size: PositiveInt = 96
+    num_hidden_layers: PositiveInt = 4
+    full_attention_every: PositiveInt = 4
+    """Every n-th layer is full attention (MLA), the others KDA: 4 is the paper's 3:1, 1 the all-attention baseline."""
+    num_attention_heads: PositiveInt = 3
+    linear_num_heads: PositiveInt = 3
+    linear_head_dim: PositiveInt = 32
+    intermediate_size: PositiveInt = 192
+    kv_lora_rank: PositiveInt = 32
+    qk_nope_head_dim: PositiveInt = 24
+    qk_rope_head_dim: PositiveInt = 8
+    v_head_dim: PositiveInt = 32
+    rope: bool = False
+    """Rotate the rope part of the attention keys; the paper's model does not (NoPE)."""
+    gate_lower_bound: float | None = Field(default=None, lt=0)
+    """Bounded forget gate, e.g. -5; null is the softplus gate of the released model."""
+    num_experts: NonNegativeInt = 0
+    """Mixture of experts in every layer but the first; 0 is dense."""
+    num_experts_per_token: PositiveInt = 2
+    moe_intermediate_size: PositiveInt = 64
+    initializer_range: PositiveFloat = 0.02
+    max_position_embeddings: PositiveInt = 512
+    """Longest prompt and answer together, in tokens."""
+
+
+class SourceConfig(Section):
+    """Where problems come from: `problems` makes them, `path` reads them; exactly one of the two."""
+
+    problems: list[dict[str, Any]] | None = None
+    """Generated problems, a list of {family, level, weight}."""
+    num_problems: PositiveInt = 1000
+    """How many to generate."""
+    path: str | None = None
+    """A .jsonl, .jsonl.gz or .parquet file, or the name of a HuggingFace dataset."""
+    split: str | None = None
+    """Split of a HuggingFace dataset."""
+    problem_column: str = "problem"
+    answer_column: str = "answer"
+    solution_column: str | None = None
+    answer_pattern: str | None = None
+    """Regular expression whose one group is the answer within the answer column."""
+    limit: PositiveInt | None = None
+    """Use only the first rows."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SourceConfig":
+        if (self.problems is None) == (self.path is None):
+            raise ValueError("set exactly one of `problems` (generated) and `path` (a file or a dataset)")
+        return self
+
+
+class DataConfig(Section):
+    train: SourceConfig
+    test: SourceConfig
+    """Held-out problems. Generated train and test problems never overlap, whatever the seeds."""
+    prompt_template: str | None = None
+    """Jinja template with {{ problem }}; null is the tokenizer's chat template."""
+    system_prompt: str | None = None
+    max_prompt_tokens: PositiveInt = 256
+    on_long_prompt: Literal["error", "drop"] = "error"
+
+
+class SFTConfig(Section):
+    """The supervised warm start, on the solutions of the training problems; left out, RL starts from the model."""
+
+    steps: PositiveInt = 100
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 2e-3
+    warmup_steps: NonNegativeInt = 20
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    num_problems: PositiveInt | None = None
+    """Use only the first problems of the training set; null uses all."""
+
+
+class RolloutConfig(Section):
+    num_workers: PositiveInt = 2
+    """Ray actors that sample."""
+    prompts_per_step: PositiveInt = 32
+    """Problems per step."""
+    num_generations: int = Field(default=16, ge=1)
+    """Samples per problem: the group of GRPO."""
+    max_tokens: PositiveInt = 64
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: NonNegativeInt = 0
+    max_num_seqs: PositiveInt = 256
+    """Samples decoded at once by a worker."""
+    num_threads: PositiveInt = 1
+    num_cpus: PositiveFloat = 0.5
+    """Ray CPUs a worker reserves."""
+
+
+class RewardFunctionConfig(Section):
+    name: str
+    """Name in the metrics: reward/{name}/mean."""
+    function: str = "math"
+    """`math`, the built-in verifier, or a plug-in: path/to/file.py:function or package.module:function."""
+    weight: float = 1.0
+
+
+class RewardConfig(Section):
+    functions: list[RewardFunctionConfig] = Field(default=[RewardFunctionConfig(name="math")], min_length=1)
+    marker: Literal["boxed", "####", "answer_tag", "the_answer_is"] = "boxed"
+    """Where the answer stands in a completion."""
+    timeout: PositiveFloat = 2.0
+    """Seconds one verdict may take."""
+    num_workers: PositiveInt = 1
+    """Ray actors that score."""
+    num_cpus: PositiveFloat = 0.25
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> "RewardConfig":
+        names = [f.name for f in self.functions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"reward functions need distinct names, got {names}")
+        return self
+
+
+class LearnerConfig(Section):
+    num_ranks: PositiveInt = 1
+    """Data-parallel learner processes."""
+    num_threads: PositiveInt = 2
+    num_cpus: PositiveFloat = 0.5
+    learning_rate: PositiveFloat = 5e-4
+    warmup_steps: NonNegativeInt = 5
+    """Steps of linear warm-up, after which the rate stays constant or decays."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: NonNegativeFloat = 0.0
+    """Not applied to A_log, dt_bias, norms and other vectors."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.95, ge=0, lt=1)
+    max_grad_norm: PositiveFloat = 1.0
+    max_tokens_per_micro_batch: PositiveInt = 8192
+    """Tokens of a forward and backward pass; changes memory and speed, not the gradient."""
+    epsilon: PositiveFloat = 0.2
+    """Clip range below 1."""
+    epsilon_high: PositiveFloat = 0.28
+    """Clip range above 1 (DAPO's clip-higher)."""
+    beta: NonNegativeFloat = 0.0
+    """Weight of the KL to the model RL started from; the reference model is loaded only above 0."""
+    scale_rewards: ScaleRewards = "group"
+    """Divide advantages by the standard deviation of the group, the batch, or by nothing."""
+    num_minibatches: PositiveInt = 1
+    """Optimizer steps per sampled batch; the batch is cut into as many parts."""
+
+
+class EvalConfig(Section):
+    interval: PositiveInt = 20
+    """Steps between evaluations; there is one before the first step and one after the last."""
+    num_problems: PositiveInt = 128
+    num_samples: PositiveInt = 4
+    """k: samples per problem, for pass@1 (their mean) and pass@k (any right)."""
+    temperature: NonNegativeFloat = 1.0
+
+
+class CheckpointConfig(Section):
+    interval: PositiveInt = 20
+    """Steps between checkpoints; there is always one after the last step."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept."""
+
+
+class LoggingConfig(Section):
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto: online when logged in, else offline (files in the run folder)."""
+    wandb_project: str = "deltarl"
+    samples_per_step: NonNegativeInt = 8
+    """Sampled answers kept in samples.jsonl each step, for the report."""
+
+
+class RunConfig(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Folder of the run within output_dir."""
+    output_dir: str = "runs"
+    seed: int = 0
+    steps: PositiveInt
+    """Sample-score-update steps."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    sft: SFTConfig | None = None
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    learner: LearnerConfig = LearnerConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.output_dir) / self.name
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RunConfig":
+        rollout, learner = self.rollout, self.learner
+        if rollout.num_generations < 2:
+            raise ValueError(
+                f"rollout.num_generations = {rollout.num_generations}: GRPO compares the samples of a group with each "
+                "other and needs at least 2"
+            )
+        samples = rollout.prompts_per_step * rollout.num_generations
+        parts = learner.num_ranks * learner.num_minibatches
+        if samples < parts:
+            raise ValueError(
+                f"{samples} samples a step cannot be shared among learner.num_ranks = {learner.num_ranks} times "
+                f"learner.num_minibatches = {learner.num_minibatches}"
+            )
+        room = self.model.max_position_embeddings
+        if self.model.path is None and self.data.max_prompt_tokens + rollout.max_tokens > room:
+            raise ValueError(
+                f"data.max_prompt_tokens + rollout.max_tokens = {self.data.max_prompt_tokens + rollout.max_tokens} "
+                f"exceeds model.max_position_embeddings = {room}"
+            )
+        for section, source in (("train", self.data.train), ("test", self.data.test)):
+            count = rollout.prompts_per_step if section == "train" else self.eval.num_problems
+            if source.problems is not None and source.num_problems < count:
+                raise ValueError(f"data.{section}.num_problems = {source.num_problems}, but {count} are used at once")
+        return self

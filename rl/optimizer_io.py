@@ -1,0 +1,40 @@
+"""Optimizer and schedule on disk as safetensors and JSON: nothing that has to be unpickled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+TENSORS, STATE = "optimizer.safetensors", "learner_state.json"
+
+
+def save_optimizer(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, version: int
+) -> None:
+    """Writes the optimizer's tensors under `{parameter}|{slot}` (e.g. `lm_head.weight|exp_avg`) and the rest as JSON."""
+    tensors = {
+        f"{name}|{slot}": value.contiguous()
+        for name, p in model.named_parameters()
+        for slot, value in optimizer.state.get(p, {}).items()
+    }
+    save_file(tensors, folder / TENSORS)
+    last_lr = [group["lr"] for group in optimizer.param_groups]
+    (folder / STATE).write_text(json.dumps({"version": version, "last_epoch": scheduler.last_epoch, "lr": last_lr}))
+
+
+def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
+    """Restores what `save_optimizer` wrote; returns the weights version."""
+    parameters = dict(model.named_parameters())
+    for key, value in load_file(folder / TENSORS).items():
+        name, slot = key.split("|")
+        p = parameters[name]
+        optimizer.state[p][slot] = value.to(p.device) if slot != "step" else value
+    state = json.loads((folder / STATE).read_text())
+    scheduler.last_epoch = state["last_epoch"]
+    scheduler._last_lr = state["lr"]
+    for group, lr in zip(optimizer.param_groups, state["lr"], strict=True):
+        group["lr"] = lr
+    return state["version"]
