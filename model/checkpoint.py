@@ -40,7 +40,9 @@ def load_model(path: str | PathLike[str], dtype: torch.dtype | None = None) -> H
     folder = Path(path)
     files = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not files:
-        raise FileNotFoundError(f"{folder} is not a checkpoint: it needs config.json and at least one .safetensors file")
+        raise FileNotFoundError(
+            f"{folder} is not a checkpoint: it needs config.json and at least one .safetensors file"
+        )
     config_dict, _ = KimiLinearConfig.get_config_dict(folder)
     if config_dict.get("model_type") != "kimi_linear":
         raise ValueError(f"{folder} holds a {config_dict.get('model_type')!r} model; only kimi_linear can be loaded")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import KimiLinearConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
+from transformers import GenerationConfig, KimiLinearConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
 from deltarl.model.cache import SPAN, HybridCache, KDACache
 from deltarl.model.feedforward import MLP, RMSNorm, Router, SparseMoE
@@ -51,7 +51,7 @@ class DecoderLayer(nn.Module):
 
 
 class HybridModel(nn.Module):
-    """Embedding, decoder layers, final norm; always over packed sequences."""
+    """Embedding, decoder layers, final norm. Whatever comes in, the layers see packed sequences."""
 
     def __init__(self, config: KimiLinearConfig):
         super().__init__()
@@ -60,6 +60,22 @@ class HybridModel(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        **unused: Any,
+    ) -> BaseModelOutput:
+        """Hidden states `[B, T, D]` of padded or packed ids; see `HybridForCausalLM.forward`."""
+        if cu_seqlens is not None:
+            return BaseModelOutput(self.packed(input_ids.squeeze(0), Packing.build(cu_seqlens)).unsqueeze(0))
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        packing = Packing.from_lengths(mask.sum(1).tolist(), device=input_ids.device)
+        hidden = self.packed(input_ids[mask], packing)
+        padded = hidden.new_zeros(*input_ids.shape, hidden.shape[-1]).masked_scatter(mask.unsqueeze(-1), hidden)
+        return BaseModelOutput(padded)
+
+    def packed(
         self, ids: Tensor, packing: Packing, cache: HybridCache | None = None, rows: Tensor | None = None
     ) -> Tensor:
         """`[T]` token ids to `[T, D]` hidden states; with a cache, also prefills its `rows` (one per sequence)."""
@@ -101,6 +117,7 @@ class HybridForCausalLM(PreTrainedModel):
         super().__init__(config)
         self.model = HybridModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.generation_config = GenerationConfig.from_model_config(config)  # TRL's trainers write token ids to it
         self.post_init()
 
     @torch.no_grad()
@@ -137,17 +154,12 @@ class HybridForCausalLM(PreTrainedModel):
                 a zero hidden state.
             labels: `[B, T]`, -100 where no loss is wanted; adds the mean next-token cross-entropy as `loss`.
             cu_seqlens: `[N+1]` bounds of packed sequences.
-            logits_to_keep: `[n]` packed positions to compute logits for, all if None; only with `cu_seqlens`.
+            logits_to_keep: `[n]` positions along T to compute logits for, all if None.
             unused: arguments the HuggingFace trainers pass to every model (`use_cache`, `return_dict`, ...).
         """
-        if cu_seqlens is not None:
-            hidden = self.model(input_ids.squeeze(0), Packing.build(cu_seqlens))
-            hidden = (hidden if logits_to_keep is None else hidden[logits_to_keep]).unsqueeze(0)
-        else:
-            mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-            packing = Packing.from_lengths(mask.sum(1).tolist(), device=input_ids.device)
-            packed = self.model(input_ids[mask], packing)
-            hidden = packed.new_zeros(*input_ids.shape, packed.shape[-1]).masked_scatter(mask.unsqueeze(-1), packed)
+        hidden = self.model(input_ids, attention_mask, cu_seqlens).last_hidden_state
+        if logits_to_keep is not None:
+            hidden = hidden[:, logits_to_keep]
         logits = self.lm_head(hidden)
         loss = None
         if labels is not None:
@@ -162,7 +174,7 @@ class HybridForCausalLM(PreTrainedModel):
     @torch.no_grad()
     def prefill(self, ids: Tensor, packing: Packing, cache: HybridCache, rows: Tensor) -> Tensor:
         """Runs packed prompts (`[T]` ids) into cache rows; returns the logits `[N, vocab]` after each prompt."""
-        hidden = self.model(ids, packing, cache, rows)
+        hidden = self.model.packed(ids, packing, cache, rows)
         last = hidden[packing.cu_seqlens[1:] - 1]
         filled = F.pad(last, (0, 0, 0, max(0, MIN_ROWS - len(last))))
         return self.lm_head(filled)[: len(last)].float()

@@ -45,7 +45,9 @@ class WeightUpdate:
             raise WeightMismatchError(f"weights version {self.version} and the model differ in {differ[:5]}")
         for name, x in state.items():
             if tuple(x.shape) != self.arrays[name].shape:
-                raise WeightMismatchError(f"{name}: got shape {self.arrays[name].shape}, the model has {tuple(x.shape)}")
+                raise WeightMismatchError(
+                    f"{name}: got shape {self.arrays[name].shape}, the model has {tuple(x.shape)}"
+                )
         with torch.no_grad():
             for name, x in state.items():
                 array = torch.tensor(self.arrays[name])  # a copy: arrays from the object store are read-only

@@ -56,6 +56,8 @@ class SourceConfig(Section):
     """How many to generate."""
     path: str | None = None
     """A .jsonl, .jsonl.gz or .parquet file, or the name of a HuggingFace dataset."""
+    subset: str | None = None
+    """Configuration of a HuggingFace dataset, e.g. main."""
     split: str | None = None
     """Split of a HuggingFace dataset."""
     problem_column: str = "problem"
@@ -93,8 +95,8 @@ class SFTConfig(Section):
     warmup_steps: NonNegativeInt = 20
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
-    num_problems: PositiveInt | None = None
-    """Use only the first problems of the training set; null uses all."""
+    direct_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the demonstrations that give the boxed answer alone, without the steps that lead to it."""
 
 
 class RolloutConfig(Section):

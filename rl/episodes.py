@@ -1,0 +1,82 @@
+"""Problems sampled and scored: the data of one step, and of one evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from deltarl.reward.rewards import ScoreReport
+from deltarl.reward.verdict import VerdictKind
+from deltarl.rl.batch import TrainSample
+from deltarl.rl.data import EncodedPrompt
+from deltarl.rl.stages import RewardStage, Sampler
+from deltarl.rollout.params import SamplingParams, Trajectory
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """P prompts with G answers each; flat lists run through the answers of the first prompt first.
+
+    Attributes:
+        groups: `[P][G]`.
+        completions: `[P*G]` the answers' text without special tokens.
+        report: scores and verdicts of the `P*G` answers.
+    """
+
+    prompts: Sequence[EncodedPrompt]
+    groups: list[list[Trajectory]]
+    completions: list[str]
+    report: ScoreReport
+
+    @property
+    def scores(self) -> np.ndarray:
+        """`[P, G]`, NaN where an answer has no score."""
+        flat = [float("nan") if s is None else s for s in self.report.scores]
+        return np.array(flat, dtype=np.float64).reshape(len(self.groups), -1)
+
+    @property
+    def right(self) -> np.ndarray:
+        """`[P, G]` bool: the verifier's verdict, or where it is not configured a positive score."""
+        if self.report.verdicts is None:
+            return np.nan_to_num(self.scores) > 0
+        flat = [v.kind is VerdictKind.RIGHT for v in self.report.verdicts]
+        return np.array(flat).reshape(len(self.groups), -1)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """`[P, G]` completion tokens."""
+        return np.array([[len(t.completion_ids) for t in group] for group in self.groups])
+
+    def train_samples(self, advantages: np.ndarray) -> list[TrainSample]:
+        """The answers with their advantages `[P, G]`, for the learner."""
+        return [
+            TrainSample(t.prompt_ids, t.completion_ids, t.logprobs, float(advantages[i, j]))
+            for i, group in enumerate(self.groups)
+            for j, t in enumerate(group)
+        ]
+
+
+def sample(
+    prompts: Sequence[EncodedPrompt], params: Sequence[SamplingParams], sampler: Sampler
+) -> list[list[Trajectory]]:
+    """The answers to each prompt."""
+    return sampler.generate([p.token_ids for p in prompts], params)
+
+
+def score(
+    prompts: Sequence[EncodedPrompt],
+    groups: list[list[Trajectory]],
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: RewardStage,
+) -> Episodes:
+    """Scores every answer against its problem's columns."""
+    completions = tokenizer.batch_decode(
+        [t.completion_ids for group in groups for t in group], skip_special_tokens=True
+    )
+    owner = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+    names = owner[0].example.columns.keys()
+    columns = {name: [p.example.columns[name] for p in owner] for name in names}
+    columns["answer"] = [p.example.answer for p in owner]
+    report = scorer.score([p.text for p in owner], completions, columns)
+    return Episodes(prompts, groups, completions, report)

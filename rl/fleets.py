@@ -1,0 +1,71 @@
+"""The actors of a run: who samples, who scores, who learns, and how they are spread."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltarl.actor.fleet import Fleet
+from deltarl.actor.gang import Gang
+from deltarl.actor.host import WorkerSpec
+from deltarl.reward.rewards import RewardSpec, Scorer
+from deltarl.rl.config import RewardConfig, RunConfig
+from deltarl.rl.learner import Learner
+from deltarl.rollout.worker import RolloutWorker
+
+
+@dataclass(frozen=True)
+class Fleets:
+    rollout: Fleet
+    reward: Fleet
+    learner: Gang
+
+    @classmethod
+    def start(cls, config: RunConfig, model_path: Path) -> "Fleets":
+        """Starts every actor of the run; they take over the model from `model_path`."""
+        path = str(model_path.resolve())
+        rollout, learner = config.rollout, config.learner
+        sampler = WorkerSpec(
+            RolloutWorker,
+            (path,),
+            {"max_num_seqs": rollout.max_num_seqs},
+            num_cpus=rollout.num_cpus,
+            num_threads=rollout.num_threads,
+        )
+        scorer = WorkerSpec(Scorer, kwargs=scorer_arguments(config.reward), num_cpus=config.reward.num_cpus)
+        updates = config.steps * learner.num_minibatches
+        rank = WorkerSpec(
+            Learner,
+            (learner, path, updates, rollout.temperature),
+            num_cpus=learner.num_cpus,
+            num_threads=learner.num_threads,
+        )
+        return cls(
+            Fleet("rollout workers", sampler, rollout.num_workers),
+            Fleet("reward workers", scorer, config.reward.num_workers),
+            Gang("learner", rank, learner.num_ranks),
+        )
+
+    def close(self) -> None:
+        for fleet in (self.rollout, self.reward, self.learner):
+            fleet.close()
+
+
+def scorer_arguments(config: RewardConfig) -> dict[str, Any]:
+    """Keyword arguments of `Scorer`."""
+    rewards = [RewardSpec(f.name, _absolute(f.function), f.weight) for f in config.functions]
+    return {"rewards": rewards, "marker": config.marker, "timeout": config.timeout}
+
+
+def cpus_needed(config: RunConfig) -> float:
+    """Ray CPUs the run's actors reserve together."""
+    return (
+        config.rollout.num_workers * config.rollout.num_cpus
+        + config.reward.num_workers * config.reward.num_cpus
+        + config.learner.num_ranks * config.learner.num_cpus
+    )
+
+
+def _absolute(function: str) -> str:
+    """Plug-in files are named relative to where the run was started, which need not be where an actor runs."""
+    path, colon, name = function.rpartition(":")
+    return f"{Path(path).resolve()}{colon}{name}" if path.endswith(".py") else function

@@ -1,0 +1,175 @@
+"""The run: sample, score, learn, publish, again. Read this file from top to bottom to know what happens."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from deltarl.rl.advantages import group_advantages
+from deltarl.rl.batch import split_batch
+from deltarl.rl.checkpoint import CheckpointStore
+from deltarl.rl.config import RunConfig
+from deltarl.rl.data import batch_indices, epoch_of
+from deltarl.rl.episode_stats import sample_rows, train_metrics
+from deltarl.rl.episodes import Episodes, sample, score
+from deltarl.rl.evaluate import eval_metrics, evaluate
+from deltarl.rl.fleets import Fleets
+from deltarl.rl.metrics import MetricsWriter, SampleWriter, truncate_after
+from deltarl.rl.problem_set import ProblemSet
+from deltarl.rl.stages import FleetSampler, FleetScorer
+from deltarl.rollout.params import SamplingParams
+from deltarl.rollout.rng import derive_seed
+
+log = logging.getLogger(__name__)
+
+
+class Loop:
+    """One synchronous GRPO run over started fleets.
+
+    Nothing random is kept between steps: problems, seeds and shuffles are functions of (config.seed, step). Model,
+    optimizer and two counters are therefore all a checkpoint needs for the resumed run to be the run that never
+    stopped.
+    """
+
+    def __init__(
+        self, config: RunConfig, run_dir: Path, tokenizer: PreTrainedTokenizerBase, problems: ProblemSet, fleets: Fleets
+    ):
+        self.config, self.tokenizer, self.problems, self.fleets = config, tokenizer, problems, fleets
+        self.sampler, self.scorer = FleetSampler(fleets.rollout), FleetScorer(fleets.reward)
+        self.store = CheckpointStore(run_dir, config.checkpoint.keep)
+        self.stop_token_ids = (int(tokenizer.eos_token_id),)
+        self.tokens_total, self.seconds_before, self.started = 0.0, 0.0, time.monotonic()
+        self.times: dict[str, float] = {}
+        self.first_step = self._resume(run_dir)
+        mode, project = config.logging.wandb, config.logging.wandb_project
+        self.metrics = MetricsWriter(run_dir, config.model_dump(mode="json"), mode, project, config.name)
+        self.samples = SampleWriter(run_dir)
+
+    def run(self) -> None:
+        """From the first step not done yet to the last."""
+        config = self.config
+        if self.first_step == 1:
+            self._log(0, self._evaluate(0))
+        bar = tqdm(
+            range(self.first_step, config.steps + 1), initial=self.first_step - 1, total=config.steps, unit="step"
+        )
+        bar.disable = bar.disable or not bar.fp.isatty()
+        for step in bar:
+            self.times = {}
+            with self._timed("step"):
+                episodes = self._sample_and_score(step)
+                row = train_metrics(episodes) | self._learn(episodes)
+                with self._timed("weight_sync"):
+                    self._publish()
+                if step % config.eval.interval == 0 or step == config.steps:
+                    row |= self._evaluate(step)
+            self.tokens_total += row["tokens/completion"]
+            if step % config.checkpoint.interval == 0 or step == config.steps:
+                with self._timed("checkpoint"):
+                    self._save(step)
+            self._log(step, row)
+            self.samples.log(sample_rows(episodes, step, "train", config.logging.samples_per_step))
+        self.metrics.close()
+        self.samples.close()
+
+    def _sample_and_score(self, step: int) -> Episodes:
+        rollout, train = self.config.rollout, self.problems.train
+        indices = batch_indices(len(train), rollout.prompts_per_step, step - 1, self.config.seed)
+        prompts = [train[i] for i in indices]
+        params = [
+            SamplingParams(
+                n=rollout.num_generations,
+                temperature=rollout.temperature,
+                top_p=rollout.top_p,
+                top_k=rollout.top_k,
+                max_tokens=rollout.max_tokens,
+                stop_token_ids=self.stop_token_ids,
+                seed=derive_seed(self.config.seed, step, i),
+            )
+            for i in range(len(prompts))
+        ]
+        with self._timed("rollout"):
+            groups = sample(prompts, params, self.sampler)
+        with self._timed("verify"):
+            return score(prompts, groups, self.tokenizer, self.scorer)
+
+    def _learn(self, episodes: Episodes) -> dict[str, float]:
+        learner = self.config.learner
+        advantages = group_advantages(episodes.scores, learner.scale_rewards)
+        batch = split_batch(episodes.train_samples(advantages), learner.num_ranks, learner.num_minibatches)
+        with self._timed("update"):
+            metrics = self.fleets.learner.scatter("update", [(share,) for share in batch])[0]
+        tokens = sum(len(s) for share in batch for minibatch in share for s in minibatch.samples)
+        return metrics | {"tok_s/train": tokens / self.times["update"]}
+
+    def _publish(self) -> None:
+        """Learner to samplers through the object store; every sampler verifies the checksum of what it loaded."""
+        self.fleets.rollout.broadcast("load_weights", self.fleets.learner.first("weights"))
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        with self._timed("eval"):
+            episodes = evaluate(
+                self.problems.test,
+                self.config.eval,
+                max_tokens=self.config.rollout.max_tokens,
+                stop_token_ids=self.stop_token_ids,
+                seed=self.config.seed,
+                tokenizer=self.tokenizer,
+                sampler=self.sampler,
+                scorer=self.scorer,
+            )
+        self.samples.log(sample_rows(episodes, step, "eval", 4 * self.config.logging.samples_per_step))
+        metrics = eval_metrics(episodes)
+        log.info("step %d: held-out pass@1 %.3f", step, metrics["eval/pass@1"])
+        return metrics
+
+    def _log(self, step: int, row: dict[str, float]) -> None:
+        row |= {f"time/{phase}": seconds for phase, seconds in self.times.items()}
+        row["time/total"] = self._seconds()
+        row["tokens/total"] = self.tokens_total
+        row["worker/restarts"] = self.fleets.rollout.restarts + self.fleets.reward.restarts
+        row["weights/version"] = step
+        if "rollout" in self.times:
+            row["tok_s/rollout"] = row["tokens/completion"] / self.times["rollout"]
+            row["data/epoch"] = epoch_of(step, len(self.problems.train), self.config.rollout.prompts_per_step)
+            log.info(
+                "step %d/%d: reward %.3f, length %.1f, %.2f s",
+                *(step, self.config.steps, row["reward/mean"], row["len/mean"], row["time/step"]),
+            )
+        self.metrics.log(step, row)
+
+    def _save(self, step: int) -> None:
+        def write(folder: Path) -> None:
+            ray.get(self.fleets.learner.first("save", folder.resolve()))
+            self.tokenizer.save_pretrained(folder)
+
+        self.store.save(step, {"tokens_total": self.tokens_total, "seconds": self._seconds()}, write)
+
+    def _resume(self, run_dir: Path) -> int:
+        """Goes back to the newest checkpoint, if there is one; returns the first step to do."""
+        checkpoint = self.store.latest()
+        state = self.store.state(checkpoint) if checkpoint else {"step": 0}
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            if (run_dir / name).exists():
+                truncate_after(run_dir / name, int(state["step"]) if checkpoint else -1)
+        if checkpoint is None:
+            return 1
+        log.info("resuming after step %d", state["step"])
+        self.tokens_total, self.seconds_before = state["tokens_total"], state["seconds"]
+        self.fleets.learner.broadcast("load", checkpoint.resolve())
+        self._publish()
+        return int(state["step"]) + 1
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.times[phase] = time.monotonic() - start

@@ -1,0 +1,53 @@
+"""A run's folder: who it belongs to, and the guard against mixing two runs in one."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deltarl.rl.cli import ConfigError, dump_config
+from deltarl.rl.config import RunConfig
+
+CONFIG_FILE = "config.yaml"
+
+# May differ when a run is resumed: they change how it runs, not what it computes.
+FREE_KEYS = ("output_dir", "checkpoint", "logging", "reward.timeout", "rollout.num_cpus", "learner.num_cpus")
+
+
+def open_run_dir(config: RunConfig) -> Path:
+    """Makes the run's folder and writes the resolved config; opens it again to resume the same run.
+
+    Raises:
+        ConfigError: the folder holds a run with another configuration.
+    """
+    run_dir = config.run_dir
+    file = run_dir / CONFIG_FILE
+    if file.exists():
+        before, now = _flatten(yaml.safe_load(file.read_text())), _flatten(config.model_dump(mode="json"))
+        differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+        differ = [k for k in differ if not k.startswith(FREE_KEYS)]
+        if differ:
+            changes = ", ".join(f"{k}: {before.get(k)} there, {now.get(k)} here" for k in differ[:3])
+            raise ConfigError(
+                f"{run_dir} holds a run with another configuration ({changes}); choose another name, "
+                f"e.g. name={config.name}-2, or delete the folder"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    file.write_text(dump_config(config))
+    return run_dir
+
+
+def log_to(run_dir: Path) -> None:
+    """Sends log lines to the terminal and to run_dir/log.txt."""
+    handlers = [logging.StreamHandler(sys.stderr), logging.FileHandler(run_dir / "log.txt")]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
+    for chatty in ("httpx", "ray", "transformers", "trl", "datasets"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for name, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{name}".lstrip(".")).items()}

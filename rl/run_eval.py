@@ -1,0 +1,61 @@
+"""Accuracy of a checkpoint on a recipe's held-out problems, in this process, without Ray.
+
+python rl/run_eval.py --config configs/quickstart.yaml [key=value ...]
+
+Takes the newest checkpoint of the recipe's run, or model.path if that is given.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from deltarl.rl.cli import ConfigError, parse_config
+from deltarl.rl.config import RunConfig
+
+
+def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
+    """The metrics of `evaluate.eval_metrics` and the checkpoint they belong to."""
+    from deltarl.model.checkpoint import load_model
+    from deltarl.reward.rewards import Scorer
+    from deltarl.rl.checkpoint import CheckpointStore
+    from deltarl.rl.evaluate import eval_metrics, evaluate
+    from deltarl.rl.fleets import scorer_arguments
+    from deltarl.rl.problem_set import ProblemSet
+    from deltarl.rl.warm_start import load_tokenizer
+    from deltarl.rollout.engine import Engine
+
+    path = config.model.path or CheckpointStore(config.run_dir, config.checkpoint.keep).latest()
+    if path is None:
+        raise ConfigError(f"{config.run_dir} has no checkpoint; run the recipe first, or give model.path=FOLDER")
+    tokenizer = load_tokenizer(config.model)
+    problems = ProblemSet.load(config, tokenizer)
+    scorer = Scorer(**scorer_arguments(config.reward))
+    try:
+        episodes = evaluate(
+            problems.test,
+            config.eval,
+            max_tokens=config.rollout.max_tokens,
+            stop_token_ids=(int(tokenizer.eos_token_id),),
+            seed=config.seed,
+            tokenizer=tokenizer,
+            sampler=Engine(load_model(path), max_num_seqs=config.rollout.max_num_seqs),
+            scorer=scorer,
+        )
+    finally:
+        scorer.close()
+    return {"checkpoint": str(path), **eval_metrics(episodes)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Console script `deltarl-eval`; prints one JSON object."""
+    config = parse_config("Evaluate a checkpoint on held-out problems.", argv)
+    try:
+        print(json.dumps(evaluate_checkpoint(config), indent=2))
+    except (ConfigError, ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

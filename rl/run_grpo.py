@@ -1,0 +1,63 @@
+"""Trains a policy with GRPO: warm start, then sample, score, learn; leaves metrics, checkpoints and a report.
+
+python rl/run_grpo.py --config configs/quickstart.yaml [key=value ...]
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from deltarl.actor import runtime
+from deltarl.rl.cli import ConfigError, parse_config
+from deltarl.rl.config import RunConfig
+from deltarl.rl.run_dir import log_to, open_run_dir
+
+log = logging.getLogger(__name__)
+
+
+def train(config: RunConfig) -> None:
+    """Runs `config` to its end, from wherever an earlier attempt at it stopped.
+
+    Raises:
+        ConfigError, ValueError: what is wrong with the configuration or the data, before anything is started.
+    """
+    run_dir = open_run_dir(config)
+    log_to(run_dir)
+    # Imported late: these take seconds, and a mistake in the configuration should not.
+    from deltarl.rl.fleets import Fleets, cpus_needed
+    from deltarl.rl.loop import Loop
+    from deltarl.rl.problem_set import ProblemSet, demonstrations
+    from deltarl.rl.report import write_report
+    from deltarl.rl.warm_start import load_tokenizer, starting_point
+
+    tokenizer = load_tokenizer(config.model)
+    problems = ProblemSet.load(config, tokenizer)
+    shown = demonstrations(problems.train, config.sft) if config.sft else []
+    model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
+    runtime.start(cpus_needed(config))
+    try:
+        fleets = Fleets.start(config, model_path)
+        try:
+            Loop(config, run_dir, tokenizer, problems, fleets).run()
+        finally:
+            fleets.close()
+    finally:
+        runtime.stop()
+        if (run_dir / "metrics.jsonl").exists():
+            log.info("report: %s", write_report(run_dir).resolve())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Console script `deltarl-grpo`."""
+    config = parse_config("Train a policy with GRPO.", argv)
+    try:
+        train(config)
+    except (ConfigError, ValueError, FileNotFoundError) as error:
+        log.debug("refused", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The model a run starts from: a checkpoint, or a new small model, supervised on worked solutions if the run says so."""
+
+import logging
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from trl import SFTConfig as TRLSFTConfig
+from trl import SFTTrainer
+
+from deltarl.model.checkpoint import load_model
+from deltarl.model.config import hybrid_config
+from deltarl.model.hybrid import HybridForCausalLM
+from deltarl.model.tokenizer import byte_tokenizer
+from deltarl.rl.config import ModelConfig, RunConfig, SFTConfig
+from deltarl.rl.metrics import MetricsWriter
+
+log = logging.getLogger(__name__)
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, or the byte-level one of a model made here."""
+    if config.path is None:
+        return byte_tokenizer(config.tokenizer_extra_tokens)
+    return AutoTokenizer.from_pretrained(config.path)
+
+
+def new_model(config: ModelConfig, vocab_size: int, seed: int) -> HybridForCausalLM:
+    """A randomly initialised model of the configured size."""
+    set_seed(seed)
+    own = {"path", "tokenizer_extra_tokens"}
+    return HybridForCausalLM(hybrid_config(vocab_size=vocab_size, **config.model_dump(exclude=own)))
+
+
+def starting_point(
+    folder: Path,
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Mapping[str, str]],
+) -> Path:
+    """Makes the checkpoint a run starts from, once: a folder that is there already is complete and taken as it is.
+
+    Args:
+        demonstrations: {prompt, completion} texts for the warm start, which runs in this process.
+
+    Returns:
+        `folder`, or `config.model.path` itself if there is no warm start.
+    """
+    if config.sft is None and config.model.path is not None:
+        return Path(config.model.path)
+    if folder.is_dir():
+        return folder
+    source = config.model.path
+    model = load_model(source) if source else new_model(config.model, len(tokenizer), config.seed)
+    log.info("model: %s parameters, layers %s", f"{model.num_parameters():,}", _pattern(model))
+    partial = folder.with_name(f".partial_{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    if config.sft is not None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(config.learner.num_threads)
+        supervise(model, tokenizer, demonstrations, config.sft, folder.parent / "sft", config.seed)
+        torch.set_num_threads(threads)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(folder)
+    return folder
+
+
+def supervise(
+    model: HybridForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Mapping[str, str]],
+    config: SFTConfig,
+    log_dir: Path,
+    seed: int,
+) -> None:
+    """Trains `model` in place on the completions of the demonstrations, with TRL's SFTTrainer.
+
+    Metrics go to `log_dir/metrics.jsonl`.
+    """
+    shutil.rmtree(log_dir, ignore_errors=True)
+    needed = config.steps * config.batch_size
+    writer = MetricsWriter(log_dir, {}, "disabled", "", "sft")
+    args = TRLSFTConfig(
+        output_dir=str(log_dir),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        adam_beta2=0.95,
+        max_length=None,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+    )
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list([dict(d) for d in demonstrations[:needed]]),
+            processing_class=tokenizer,
+            callbacks=[_LogToJsonl(writer)],
+        )
+        trainer.train()
+    finally:
+        writer.close()
+
+
+class _LogToJsonl(TrainerCallback):
+    """Passes the trainer's log lines on to our metrics file and log."""
+
+    def __init__(self, writer: MetricsWriter):
+        self._writer = writer
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **unused: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            row = {"sft/loss": float(logs["loss"])}
+            if "mean_token_accuracy" in logs:
+                row["sft/token_accuracy"] = float(logs["mean_token_accuracy"])
+            self._writer.log(state.global_step, row)
+            log.info("warm start %d/%d: loss %.3f", state.global_step, state.max_steps, row["sft/loss"])
+
+
+def _pattern(model: HybridForCausalLM) -> str:
+    return "".join("K" if kind == "linear_attention" else "A" for kind in model.config.layer_types)
