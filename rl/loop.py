@@ -136,7 +136,7 @@ class Loop:
         row["weights/version"] = step
         if "rollout" in self.times:
             row["tok_s/rollout"] = row["tokens/completion"] / self.times["rollout"]
-            row["data/epoch"] = epoch_of(step, len(self.problems.train), self.config.rollout.prompts_per_step)
+            row["data/epoch"] = epoch_of(len(self.problems.train), self.config.rollout.prompts_per_step, step)
             log.info(
                 "step %d/%d: reward %.3f, length %.1f, %.2f s",
                 *(step, self.config.steps, row["reward/mean"], row["len/mean"], row["time/step"]),

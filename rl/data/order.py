@@ -25,7 +25,7 @@ def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> l
 
 
 def epoch_of(num_examples: int, batch_size: int, step: int) -> float:
-    """How many times the data has been gone through before `step` (the first is 0): 1.5 is half-way through the second epoch.
+    """Epochs done before `step` (the first is 0); 1.5 is half-way through the second.
 
     Raises:
         ValueError: the batch is empty or larger than the data.

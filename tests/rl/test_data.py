@@ -161,7 +161,7 @@ def test_a_dataset_is_loaded_through_the_datasets_library(dataset_folder):
     assert load_file(dataset_folder, split="train") == load_file(dataset_folder / "train.jsonl")
     with pytest.raises(ValueError, match="has the splits train, test; set `split`"):
         load_file(dataset_folder)
-    with pytest.raises(ValueError, match="cannot be loaded as a HuggingFace dataset.*'dev'"):
+    with pytest.raises(ValueError, match=r"cannot be loaded as a HuggingFace dataset.*'dev'"):
         load_file(dataset_folder, split="dev")
     (dataset_folder / "test.jsonl").unlink()
     assert len(load_file(dataset_folder)) == 3

@@ -115,7 +115,7 @@ def test_about_a_fifth_of_all_problems_are_for_testing():
 
 def test_split_of_a_text_never_changes():
     """A changed hash would put problems that a saved model has trained on into its test set."""
-    assert [text for text in map(str, range(40)) if split_of(text) == "test"] == ["13", "20", "25", "32"]
+    assert [text for text in map(str, range(40)) if split_of(text) == "test"] == ["1", "2", "7", "25", "30", "37"]
 
 
 MIXTURE = [
@@ -135,7 +135,8 @@ def test_same_seed_same_problems_and_a_larger_count_only_adds():
 
 def test_problems_of_a_seed_are_the_same_in_every_process_and_version():
     first = generate([ProblemSource("arithmetic", 4), ProblemSource("word", 3)], "test", 1, seed=0)[0]
-    assert first.problem == "PINNED"
+    story = "Eva has 49 cards. Eva buys 22 more. Eva buys 6 more. Eva loses 39. How many cards does Eva have?"
+    assert first.problem == story
 
 
 def test_mixture_follows_the_weights():
@@ -218,15 +219,17 @@ def tiny_family():
 
 @pytest.mark.usefixtures("tiny_family")
 def test_a_new_family_is_one_function_and_says_when_it_is_used_up():
-    problems = generate([ProblemSource("tiny", 1)], "test", 4, seed=0)
+    problems = generate([ProblemSource("tiny", 1)], "test", 6, seed=0)
     assert {p.problem: p.solution for p in problems} == {
-        "13": r"\boxed{-\frac{13}{6}}",
-        "20": r"\boxed{-\frac{10}{3}}",
+        "1": r"\boxed{-\frac{1}{6}}",
+        "2": r"\boxed{-\frac{1}{3}}",
+        "7": r"\boxed{-\frac{7}{6}}",
         "25": r"\boxed{-\frac{25}{6}}",
-        "32": r"\boxed{-\frac{16}{3}}",
+        "30": r"\boxed{-5}",
+        "37": r"\boxed{-\frac{37}{6}}",
     }
-    with pytest.raises(ValueError, match="tiny level 1 has only about 4 distinct test problems, too few for 5"):
-        generate([ProblemSource("tiny", 1)], "test", 5, seed=0)
+    with pytest.raises(ValueError, match="tiny level 1 has only about 6 distinct test problems, too few for 7"):
+        generate([ProblemSource("tiny", 1)], "test", 7, seed=0)
 
 
 def test_registering_nonsense_is_refused():
