@@ -113,9 +113,9 @@ def chunk_kda(
     cumulative = g.cumsum(-2)
     decay = cumulative.exp()
     rows = torch.cat([k * decay, q * decay], -2)
-    scores = chunk_scores(rows, q, k, cumulative)
-    lower = beta * scores[..., :size, :]  # the solve reads only what lies below the diagonal
-    attend = scores[..., size:, :].tril()
+    lower, attend = chunk_scores(rows, q, k, cumulative).split(size, -2)
+    lower = beta * lower  # the solve reads only what lies below the diagonal
+    attend = attend.tril()
     k_end = (k * (cumulative[..., -1:, :] - cumulative).exp()).transpose(-1, -2)
     decay_end = decay[..., -1, :].unsqueeze(-1)
 
@@ -125,16 +125,15 @@ def chunk_kda(
     ended = [(state[running:], state[running:], v.new_zeros(len(state) - running, v.shape[1], size, v.shape[3]))]
     state = state[:running]
     outputs = [v.new_zeros(0, v.shape[1], size, v.shape[3])]
-    start = 0
-    for still_running in (*layout.active[1:], 0)[: len(layout.active)]:
-        at = slice(start, start + len(state))
-        start = at.stop
-        read = rows[at] @ state
-        v_new = torch.linalg.solve_triangular(
-            lower[at], beta[at] * (v[at] - read[..., :size, :]), upper=False, unitriangular=True
-        )
-        outputs.append(read[..., size:, :] + attend[at] @ v_new)
-        boundary, state = state, decay_end[at] * state + k_end[at] @ v_new
+    # Split once, because the gradient of n slices is n sums over the whole tensor, that of one split a concatenation.
+    steps = zip(*(x.split(layout.active) for x in (rows, lower, attend, beta, v, k_end, decay_end)), strict=True)
+    for still_running, (rows_j, lower_j, attend_j, beta_j, v_j, k_end_j, decay_end_j) in zip(
+        (*layout.active[1:], 0), steps, strict=False
+    ):
+        read_v, read_out = (rows_j @ state).split(size, -2)
+        v_new = torch.linalg.solve_triangular(lower_j, beta_j * (v_j - read_v), upper=False, unitriangular=True)
+        outputs.append(read_out + attend_j @ v_new)
+        boundary, state = state, torch.addcmul(k_end_j @ v_new, decay_end_j, state)
         ended.append((state[still_running:], boundary[still_running:], v_new[still_running:]))
         state = state[:still_running]
 

@@ -3,6 +3,8 @@
 Both forms add the taps in the same order, so that a token's output is the same number in prefill, training and decode.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,14 +20,38 @@ def short_conv(x: Tensor, weight: Tensor, position: Tensor) -> Tensor:
     Returns:
         `[T, D]`.
     """
-    width = weight.shape[1]
-    out = x * weight[:, width - 1]
-    for shift in range(1, width):
-        # Rows of the previous sequence are cut off by the mask; the zero rows stand in before the first token.
-        inside = (position >= shift).to(x.dtype).unsqueeze(-1)
-        past = F.pad(x, (0, 0, shift, 0))[: len(x)] * inside
-        out = out + past * weight[:, width - 1 - shift]
-    return F.silu(out)
+    # W-1 zero rows in front of every sequence: a tap that reaches too far then reads a zero, without a mask.
+    gap = weight.shape[1] - 1
+    row = torch.arange(len(x), device=x.device) + gap * (position == 0).cumsum(0)
+    return F.silu(_Taps.apply(x, weight, row))
+
+
+class _Taps(torch.autograd.Function):
+    """The sum over taps. Written out, because autograd would keep and walk each shifted copy by itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, row: Tensor) -> Tensor:
+        gap, taps = weight.shape[1] - 1, weight.t().contiguous()
+        spaced = x.new_zeros(int(row[-1]) + 1 if len(row) else gap, x.shape[1])
+        spaced.index_copy_(0, row, x)
+        ctx.save_for_backward(spaced, taps, row)
+        end = len(spaced)
+        out = spaced[gap:] * taps[gap]
+        for shift in range(1, gap + 1):
+            out.addcmul_(spaced[gap - shift : end - shift], taps[gap - shift])
+        return out.index_select(0, row - gap)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        spaced, taps, row = ctx.saved_tensors
+        gap, end = len(taps) - 1, len(spaced)
+        grad = torch.zeros_like(spaced[gap:]).index_copy_(0, row - gap, grads[0])
+        grad_spaced, grad_taps = torch.zeros_like(spaced), torch.empty_like(taps)
+        for shift in range(gap + 1):
+            seen = slice(gap - shift, end - shift)
+            grad_spaced[seen].addcmul_(grad, taps[gap - shift])
+            grad_taps[gap - shift] = (grad * spaced[seen]).sum(0)
+        return grad_spaced.index_select(0, row), grad_taps.t(), None
 
 
 def short_conv_step(x: Tensor, weight: Tensor, window: Tensor) -> Tensor:
@@ -37,11 +63,12 @@ def short_conv_step(x: Tensor, weight: Tensor, window: Tensor) -> Tensor:
     Returns:
         `[B, D]`.
     """
-    width = weight.shape[1]
-    out = x * weight[:, width - 1]
-    for shift in range(1, width):
-        out = out + window[:, -shift] * weight[:, width - 1 - shift]
-    for i in range(width - 2):
+    taps = weight.t().contiguous()
+    gap = len(taps) - 1
+    out = x * taps[gap]
+    for shift in range(1, gap + 1):
+        out.addcmul_(window[:, gap - shift], taps[gap - shift])
+    for i in range(gap - 1):
         window[:, i] = window[:, i + 1]
     window[:, -1] = x
     return F.silu(out)

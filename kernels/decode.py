@@ -104,4 +104,4 @@ def _fold(cache: DecodeState, rows: Tensor) -> None:
     cumulative = cache.cumulative[rows]
     end = cumulative[:, :, -1:]
     k_end = (cache.k[rows] * (end - cumulative).exp()).transpose(-1, -2)
-    cache.state[rows] = end.exp().transpose(-1, -2) * cache.state[rows] + k_end @ cache.v_new[rows]
+    cache.state[rows] = torch.addcmul(k_end @ cache.v_new[rows], end.exp().transpose(-1, -2), cache.state[rows])

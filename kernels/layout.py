@@ -5,7 +5,7 @@ sequences first. Step j of the scan over chunks then works on one contiguous sli
 always a prefix of those of the step before: no gather, and no work for sequences that have ended.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class ChunkLayout:
     slots: Tensor
     last_chunk: Tensor
     tail: Tensor
+    _row_cache: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def build(cls, cu_seqlens: Tensor, chunk_size: int) -> "ChunkLayout":
@@ -74,6 +75,11 @@ class ChunkLayout:
 
     def _rows(self, num_heads: int) -> Tensor:
         """`[T*H]` row of the flattened `[NC*H*C, D]` that holds head h of token t."""
+        if num_heads not in self._row_cache:
+            self._row_cache[num_heads] = self._compute_rows(num_heads)
+        return self._row_cache[num_heads]
+
+    def _compute_rows(self, num_heads: int) -> Tensor:
         chunk, offset = self.slots // self.chunk_size, self.slots % self.chunk_size
         heads = torch.arange(num_heads, device=self.slots.device)
         return ((chunk[:, None] * num_heads + heads) * self.chunk_size + offset[:, None]).flatten()

@@ -7,8 +7,16 @@ overrides them.
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from deltarl.rl.advantages import ScaleRewards
 
@@ -113,7 +121,7 @@ class RolloutConfig(Section):
     max_num_seqs: PositiveInt = 256
     """Samples decoded at once by a worker."""
     num_threads: PositiveInt = 1
-    num_cpus: PositiveFloat = 0.5
+    num_cpus: PositiveFloat = 0.4
     """Ray CPUs a worker reserves."""
 
 
@@ -145,9 +153,10 @@ class RewardConfig(Section):
 
 class LearnerConfig(Section):
     num_ranks: PositiveInt = 1
-    """Data-parallel learner processes."""
-    num_threads: PositiveInt = 2
-    num_cpus: PositiveFloat = 0.5
+    """Data-parallel learner processes. On a CPU, one a core with one thread each: a second thread in one process
+    stalls whenever anything else wants its core."""
+    num_threads: PositiveInt = 1
+    num_cpus: PositiveFloat = 0.4
     learning_rate: PositiveFloat = 5e-4
     warmup_steps: NonNegativeInt = 5
     """Steps of linear warm-up, after which the rate stays constant or decays."""
@@ -230,6 +239,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"{samples} samples a step cannot be shared among learner.num_ranks = {learner.num_ranks} times "
                 f"learner.num_minibatches = {learner.num_minibatches}"
+            )
+        if self.sft is not None and self.sft.batch_size % learner.num_ranks:
+            raise ValueError(
+                f"sft.batch_size = {self.sft.batch_size} cannot be shared evenly among learner.num_ranks = "
+                f"{learner.num_ranks}"
             )
         room = self.model.max_position_embeddings
         if self.model.path is None and self.data.max_prompt_tokens + rollout.max_tokens > room:

@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.verdict import VerdictKind
 from deltarl.rl.config import EvalConfig
-from deltarl.rl.episode_stats import truncated_fraction, verdict_fraction
 from deltarl.rl.data import EncodedPrompt
+from deltarl.rl.episode_stats import truncated_fraction, verdict_fraction
 from deltarl.rl.episodes import Episodes, sample, score
 from deltarl.rl.stages import RewardStage, Sampler
 from deltarl.rollout.params import SamplingParams

@@ -1,5 +1,6 @@
 """The actors of a run: who samples, who scores, who learns, and how they are spread."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from deltarl.actor.host import WorkerSpec
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.rl.config import RewardConfig, RunConfig
 from deltarl.rl.learner import Learner
+from deltarl.rl.warm_start import WarmStart
 from deltarl.rollout.worker import RolloutWorker
 
 
@@ -48,6 +50,17 @@ class Fleets:
     def close(self) -> None:
         for fleet in (self.rollout, self.reward, self.learner):
             fleet.close()
+
+
+def warm_start(config: RunConfig, folder: Path, demonstrations: Sequence[Mapping[str, str]]) -> None:
+    """Makes the checkpoint RL starts from in `folder`, on as many ranks as will learn afterwards."""
+    learner = config.learner
+    spec = WorkerSpec(WarmStart, (config,), num_cpus=learner.num_cpus, num_threads=learner.num_threads)
+    ranks = Gang("warm start", spec, learner.num_ranks)
+    try:
+        ranks.broadcast("make", folder.resolve(), demonstrations)
+    finally:
+        ranks.close()
 
 
 def scorer_arguments(config: RewardConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from deltarl.rl.batch import Minibatch, PackedBatch, micro_batches
 from deltarl.rl.config import LearnerConfig
 from deltarl.rl.loss import grpo_loss
 from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
+from deltarl.rl.ranks import on_cpu
 from deltarl.rl.update_stats import UpdateStats
 
 
@@ -37,7 +38,8 @@ class Learner:
         self.config, self.temperature, self.version = config, temperature, 0
         model = load_model(model_path)
         unused = any(kind == "sparse" for kind in model.config.mlp_layer_types)  # an expert may get no token
-        self.accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)])
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=unused)
+        self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp])
         self.reference = load_model(model_path).to(self.accelerator.device).eval() if config.beta > 0 else None
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay),

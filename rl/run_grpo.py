@@ -24,7 +24,7 @@ def train(config: RunConfig) -> None:
     run_dir = open_run_dir(config)
     log_to(run_dir)
     # Imported late: these take seconds, and a mistake in the configuration should not.
-    from deltarl.rl.fleets import Fleets, cpus_needed
+    from deltarl.rl.fleets import Fleets, cpus_needed, warm_start
     from deltarl.rl.loop import Loop
     from deltarl.rl.problem_set import ProblemSet, demonstrations
     from deltarl.rl.report import write_report
@@ -33,9 +33,11 @@ def train(config: RunConfig) -> None:
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
     shown = demonstrations(problems.train, config.sft) if config.sft else []
-    model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
     runtime.start(cpus_needed(config))
     try:
+        if shown and not (run_dir / "initial").is_dir():
+            warm_start(config, run_dir / "initial", shown)
+        model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
         fleets = Fleets.start(config, model_path)
         try:
             Loop(config, run_dir, tokenizer, problems, fleets).run()

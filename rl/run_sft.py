@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from deltarl.actor import runtime
 from deltarl.rl.cli import ConfigError, parse_config
 from deltarl.rl.run_dir import log_to, open_run_dir
 
@@ -21,13 +22,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("the recipe has no `sft` section")
         run_dir = open_run_dir(config)
         log_to(run_dir)
+        from deltarl.rl.fleets import warm_start
         from deltarl.rl.problem_set import ProblemSet, demonstrations
-        from deltarl.rl.warm_start import load_tokenizer, starting_point
+        from deltarl.rl.warm_start import load_tokenizer
 
         tokenizer = load_tokenizer(config.model)
         problems = ProblemSet.load(config, tokenizer)
         shown = demonstrations(problems.train, config.sft)
-        log.info("checkpoint: %s", starting_point(run_dir / "initial", config, tokenizer, shown).resolve())
+        folder = run_dir / "initial"
+        if not folder.is_dir():
+            runtime.start(config.learner.num_ranks * config.learner.num_cpus)
+            warm_start(config, folder, shown)
+            runtime.stop()
+        log.info("checkpoint: %s", folder.resolve())
     except (ConfigError, ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The model a run starts from: a checkpoint, or a new small model, supervised on worked solutions if the run says so."""
+"""The model a run starts from: a checkpoint or a new small model, supervised on worked solutions if asked for."""
 
 import logging
 import shutil
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -27,6 +27,8 @@ from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.tokenizer import byte_tokenizer
 from deltarl.rl.config import ModelConfig, RunConfig, SFTConfig
 from deltarl.rl.metrics import MetricsWriter
+from deltarl.rl.ranks import on_cpu, rank_state
+from deltarl.rl.run_dir import log_to
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ def starting_point(
     """Makes the checkpoint a run starts from, once: a folder that is there already is complete and taken as it is.
 
     Args:
-        demonstrations: {prompt, completion} texts for the warm start, which runs in this process.
+        demonstrations: {prompt, completion} texts for the warm start, which runs in this process and, if
+            torch.distributed's environment variables are set, in step with the other ranks.
 
     Returns:
         `folder`, or `config.model.path` itself if there is no warm start.
@@ -67,16 +70,26 @@ def starting_point(
     model = load_model(source) if source else new_model(config.model, len(tokenizer), config.seed)
     log.info("model: %s parameters, layers %s", f"{model.num_parameters():,}", _pattern(model))
     partial = folder.with_name(f".partial_{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
     if config.sft is not None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(config.learner.num_threads)
         supervise(model, tokenizer, demonstrations, config.sft, folder.parent / "sft", config.seed)
-        torch.set_num_threads(threads)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    partial.rename(folder)
+    if rank_state().is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(folder)
     return folder
+
+
+class WarmStart:
+    """One rank of the processes that make the starting point together."""
+
+    def __init__(self, config: RunConfig):
+        self._config = config
+
+    def make(self, folder: Path, demonstrations: Sequence[Mapping[str, str]]) -> None:
+        """See `starting_point`."""
+        log_to(folder.parent)
+        starting_point(folder, self._config, load_tokenizer(self._config.model), demonstrations)
 
 
 def supervise(
@@ -91,13 +104,17 @@ def supervise(
 
     Metrics go to `log_dir/metrics.jsonl`.
     """
-    shutil.rmtree(log_dir, ignore_errors=True)
+    state = rank_state()
+    if state.is_main_process:
+        shutil.rmtree(log_dir, ignore_errors=True)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     needed = config.steps * config.batch_size
-    writer = MetricsWriter(log_dir, {}, "disabled", "", "sft")
+    writer = MetricsWriter(log_dir, {}, "disabled", "", "sft") if state.is_main_process else None
     args = TRLSFTConfig(
         output_dir=str(log_dir),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.batch_size // state.num_processes,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=config.warmup_steps,
@@ -111,7 +128,8 @@ def supervise(
         report_to="none",
         disable_tqdm=not sys.stderr.isatty(),
         seed=seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=on_cpu(),
+        ddp_backend="gloo" if on_cpu() else None,
         bf16=False,
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
@@ -122,11 +140,13 @@ def supervise(
             args=args,
             train_dataset=Dataset.from_list([dict(d) for d in demonstrations[:needed]]),
             processing_class=tokenizer,
-            callbacks=[_LogToJsonl(writer)],
+            callbacks=[_LogToJsonl(writer)] if writer else [],
         )
+        trainer.remove_callback(PrinterCallback)  # its lines are ours, in another format
         trainer.train()
     finally:
-        writer.close()
+        if writer:
+            writer.close()
 
 
 class _LogToJsonl(TrainerCallback):

@@ -3,7 +3,7 @@
 A new family is one function under `@family("name", levels=...)` in a module imported below.
 """
 
-from deltarl.rl.problems import arithmetic, fraction, linear, word
+from deltarl.rl.problems import arithmetic, brackets, fraction, linear, word
 from deltarl.rl.problems.generate import ProblemSource, Split, generate, split_of
 from deltarl.rl.problems.registry import FAMILIES, Draft, Family, Problem, family
 
@@ -15,6 +15,7 @@ __all__ = [
     "ProblemSource",
     "Split",
     "arithmetic",
+    "brackets",
     "family",
     "fraction",
     "generate",
