@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from deltarl.actor.host import WorkerSpec, wait_all, wait_any
@@ -32,11 +31,11 @@ class Fleet:
         self.name, self._spec = name, spec
         self.restarts = 0
         self._state: dict[str, tuple[Any, ...]] = {}  # last broadcast of each method, for workers that start later
-        self._workers: list[ActorHandle] = [spec.spawn() for _ in range(size)]
-        ready = [worker.__ray_ready__.remote() for worker in self._workers]
+        self._workers: list[Any] = [spec.spawn() for _ in range(size)]
+        ready: list[ray.ObjectRef] = [worker.__ray_ready__.remote() for worker in self._workers]
         wait_all(ready, f"{size} {name} to start")
-        for ref in ready:
-            self._constructed(ref)
+        for started in ready:
+            self._constructed(started)
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -99,7 +98,7 @@ class Fleet:
         self.restarts += 1
         log.warning("one of %d %s died; starting another and reissuing its work", len(self._workers), self.name)
         worker = self._workers[index] = self._spec.spawn()
-        ready = worker.__ray_ready__.remote()
+        ready: ray.ObjectRef = worker.__ray_ready__.remote()
         wait_all([ready], f"one of the {self.name} to restart")
         self._constructed(ready)
         for method, args in self._state.items():

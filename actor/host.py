@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ class WorkerSpec:
     num_threads: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
 
-    def spawn(self) -> ActorHandle:
+    def spawn(self) -> Any:
         """Starts the actor; returns before its constructor has run."""
         env = {
             "OMP_NUM_THREADS": str(self.num_threads),

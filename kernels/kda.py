@@ -51,9 +51,8 @@ def kda(
         raise ValueError(f"unknown KDA backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     batch, length, heads, key_dim = q.shape
     if k.shape != q.shape or g.shape != q.shape or beta.shape != q.shape[:3] or v.shape[:3] != q.shape[:3]:
-        shapes = ", ".join(
-            f"{name} {tuple(x.shape)}" for name, x in zip(["q", "k", "v", "g", "beta"], (q, k, v, g, beta))
-        )
+        inputs = {"q": q, "k": k, "v": v, "g": g, "beta": beta}
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in inputs.items())
         raise ValueError(f"KDA takes q, k, g [B,T,H,K], v [B,T,H,V], beta [B,T,H]; got {shapes}")
     if cu_seqlens is None:
         cu_seqlens = torch.arange(0, (batch + 1) * length, length, device=q.device) if length else None

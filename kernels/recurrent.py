@@ -1,5 +1,7 @@
 """KDA token by token: the definition, written to be read. Everything else is checked against it."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ def recurrent_kda(
     """
     bounds = cu_seqlens.tolist()
     outputs, finals = [v.new_zeros(0, *v.shape[1:])], []
-    for n, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for n, (start, end) in enumerate(pairwise(bounds)):
         state = initial_state[n]
         for t in range(start, end):
             state = g[t].exp().unsqueeze(-1) * state

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import KimiLinearConfig
 
 from deltarl.kernels.decode import DecodeState
+from deltarl.model.config import layer_kinds
 
 # Attention reads the cache a whole span at a time, so that its sums do not depend on the longest row of the batch.
 SPAN = 32
@@ -47,7 +48,7 @@ class HybridCache:
         max_len = -(-max_len // SPAN) * SPAN
         layers: list[KDACache | Tensor] = []
         heads, dim, width = config.linear_num_heads, config.linear_head_dim, config.linear_conv_kernel_dim
-        for kind in config.layer_types:
+        for kind in layer_kinds(config):
             if kind == "linear_attention":
                 window = torch.zeros(batch, width - 1, 3 * heads * dim, dtype=dtype, device=device)
                 layers.append(KDACache(DecodeState.empty(batch, heads, dim, dim, device), window))

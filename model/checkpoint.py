@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import KimiLinearConfig
 
+from deltarl.model.config import mlp_kinds
 from deltarl.model.hybrid import HybridForCausalLM
 
 # Small, and what the decay is computed from: rounding them to bf16 changes the policy.
@@ -63,7 +64,7 @@ def load_model(path: str | PathLike[str], dtype: torch.dtype | None = None) -> H
 def _released_name(name: str, config: KimiLinearConfig) -> str:
     """transformers writes the dense layers of a mixture-of-experts model under `block_sparse_moe`; undo that."""
     match = re.match(r"model\.layers\.(\d+)\.block_sparse_moe\.", name)
-    if match and config.mlp_layer_types[int(match[1])] == "dense":
+    if match and mlp_kinds(config)[int(match[1])] == "dense":
         return name.replace(".block_sparse_moe.", ".mlp.")
     return name
 

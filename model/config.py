@@ -54,14 +54,17 @@ def hybrid_config(
         "short_conv_kernel_size": 4,
         "gate_lower_bound": gate_lower_bound,
     }
-    moe: dict[str, Any] = {"mlp_layer_types": ["dense"] * num_hidden_layers}
+    # Keys of the released config that the class keeps without declaring them.
+    more: dict[str, Any] = {"mla_use_nope": not rope, "linear_attn_config": linear_attn_config}
     if num_experts:
-        moe = {
+        more |= {
             "first_k_dense_replace": 1,
             "num_local_experts": num_experts,
             "num_experts_per_tok": num_experts_per_token,
             "moe_intermediate_size": moe_intermediate_size,
         }
+    else:
+        more["mlp_layer_types"] = ["dense"] * num_hidden_layers
     return KimiLinearConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
@@ -74,19 +77,29 @@ def hybrid_config(
         qk_rope_head_dim=qk_rope_head_dim,
         v_head_dim=v_head_dim,
         max_position_embeddings=max_position_embeddings,
-        mla_use_nope=not rope,
-        linear_attn_config=linear_attn_config,
         initializer_range=initializer_range,
         pad_token_id=pad_token_id,
         bos_token_id=bos_token_id,
         eos_token_id=eos_token_id,
-        **moe,
+        **more,
     )
 
 
 def gate_lower_bound(config: KimiLinearConfig) -> float | None:
     """The forget gate's bound, or None for the softplus gate."""
     return (getattr(config, "linear_attn_config", None) or {}).get("gate_lower_bound")
+
+
+def layer_kinds(config: KimiLinearConfig) -> list[str]:
+    """ "linear_attention" or "full_attention" for each layer."""
+    assert config.layer_types is not None  # filled in by the config itself
+    return config.layer_types
+
+
+def mlp_kinds(config: KimiLinearConfig) -> list[str]:
+    """ "dense" or "sparse" (mixture of experts) for each layer."""
+    assert config.mlp_layer_types is not None  # filled in by the config itself
+    return config.mlp_layer_types
 
 
 def uses_rope(config: KimiLinearConfig) -> bool:

@@ -57,6 +57,8 @@ class Router(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.num_local_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(config.num_local_experts))
+        assert config.num_experts_per_tok is not None  # only the class allows it
+        assert config.topk_group is not None
         self.top_k = config.num_experts_per_tok
         self.groups, self.topk_group = config.n_group, config.topk_group
         self.renormalize, self.scaling = config.norm_topk_prob, config.routed_scaling_factor

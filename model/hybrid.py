@@ -2,7 +2,7 @@
 
 import math
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from transformers import GenerationConfig, KimiLinearConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
 from deltarl.model.cache import SPAN, HybridCache, KDACache
+from deltarl.model.config import layer_kinds, mlp_kinds
 from deltarl.model.feedforward import MLP, RMSNorm, Router, SparseMoE
 from deltarl.model.kda_layer import GatedNorm, KDALayer
 from deltarl.model.mla_layer import MLALayer
@@ -26,12 +27,12 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: KimiLinearConfig, index: int):
         super().__init__()
-        linear = config.layer_types[index] == "linear_attention"
+        linear = layer_kinds(config)[index] == "linear_attention"
         self.self_attn: KDALayer | MLALayer = KDALayer(config) if linear else MLALayer(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         # The checkpoint names the two kinds of feed-forward layer differently.
-        if config.mlp_layer_types[index] == "sparse":
+        if mlp_kinds(config)[index] == "sparse":
             self.block_sparse_moe = SparseMoE(config)
         else:
             self.mlp = MLP(config.hidden_size, config.intermediate_size)
@@ -68,12 +69,13 @@ class HybridModel(nn.Module):
     ) -> BaseModelOutput:
         """Hidden states `[B, T, D]` of padded or packed ids; see `HybridForCausalLM.forward`."""
         if cu_seqlens is not None:
-            return BaseModelOutput(self.packed(input_ids.squeeze(0), Packing.build(cu_seqlens)).unsqueeze(0))
+            hidden = self.packed(input_ids.squeeze(0), Packing.build(cu_seqlens))
+            return BaseModelOutput(cast(torch.FloatTensor, hidden.unsqueeze(0)))
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         packing = Packing.from_lengths(mask.sum(1).tolist(), device=input_ids.device)
         hidden = self.packed(input_ids[mask], packing)
         padded = hidden.new_zeros(*input_ids.shape, hidden.shape[-1]).masked_scatter(mask.unsqueeze(-1), hidden)
-        return BaseModelOutput(padded)
+        return BaseModelOutput(cast(torch.FloatTensor, padded))
 
     def packed(
         self, ids: Tensor, packing: Packing, cache: HybridCache | None = None, rows: Tensor | None = None
@@ -94,7 +96,7 @@ class HybridModel(nn.Module):
         visible = torch.arange(span, device=ids.device) <= position.unsqueeze(-1)
         chunk_size = next((c.delta.k.shape[2] for c in cache.layers if isinstance(c, KDACache)), 1)
         offset = position % chunk_size
-        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+        for layer, layer_cache in zip(cast(list[DecoderLayer], self.layers), cache.layers, strict=True):
             x = layer.decode(x, layer_cache, offset, position, visible)
         cache.length += 1
         return self.norm(x)
@@ -111,7 +113,7 @@ class HybridForCausalLM(PreTrainedModel):
     config: KimiLinearConfig
     config_class = KimiLinearConfig
     base_model_prefix = "model"
-    _no_split_modules = ["DecoderLayer"]
+    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012 (as the base class declares it)
 
     def __init__(self, config: KimiLinearConfig):
         super().__init__(config)

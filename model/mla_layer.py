@@ -22,6 +22,7 @@ class MLALayer(nn.Module):
 
     def __init__(self, config: KimiLinearConfig):
         super().__init__()
+        assert config.v_head_dim is not None  # only the class allows it
         self.num_heads, self.rank = config.num_attention_heads, config.kv_lora_rank
         self.nope, self.rope, self.value = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
         self.rotary = uses_rope(config)

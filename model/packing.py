@@ -21,8 +21,8 @@ class Packing:
         cu_seqlens: `[N+1]` bounds.
         position: `[T]` index of each token in its own sequence.
         chunks: layout of the KDA layers.
-        padded: one chunk per sequence, as long as the longest, rounded up: the layout of the attention layers. Padding on the
-            right is never seen by a causal mask.
+        padded: one chunk per sequence, as long as the longest, rounded up: the layout of the attention layers.
+            Padding on the right is never seen by a causal mask.
     """
 
     cu_seqlens: Tensor

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -40,7 +41,8 @@ class PackedBatch:
     @classmethod
     def pack(cls, samples: Sequence[TrainSample], device: torch.device) -> "PackedBatch":
         ids: list[int] = []
-        bounds, predictor, target, logprobs, advantages = [0], [], [], [], []
+        bounds, predictor, target = [0], list[int](), list[int]()
+        logprobs, advantages = list[float](), list[float]()
         for s in samples:
             first = len(ids) + len(s.prompt_ids)
             predictor += range(first - 1, first - 1 + len(s.completion_ids))
@@ -75,7 +77,7 @@ class Minibatch:
 def split_batch(samples: Sequence[TrainSample], num_ranks: int, num_minibatches: int) -> list[list[Minibatch]]:
     """Deals a batch out so that the ranks together work on the minibatches a single rank would: `[rank][minibatch]`."""
     bounds = [len(samples) * i // num_minibatches for i in range(num_minibatches + 1)]
-    parts = [samples[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [samples[a:b] for a, b in pairwise(bounds)]
     tokens = [sum(len(s.completion_ids) for s in part) for part in parts]
     return [
         [Minibatch(list(part[rank::num_ranks]), n) for part, n in zip(parts, tokens, strict=True)]

@@ -62,7 +62,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         child = data.get(parent)
-        data[parent] = data = child if isinstance(child, dict) else {}  # type: ignore[assignment]
+        data[parent] = data = child if isinstance(child, dict) else {}
     data[last] = _value(text)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from deltarl.model.checkpoint import load_model
+from deltarl.model.config import mlp_kinds
 from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import Minibatch, PackedBatch, micro_batches
 from deltarl.rl.config import LearnerConfig
@@ -37,7 +38,7 @@ class Learner:
         """
         self.config, self.temperature, self.version = config, temperature, 0
         model = load_model(model_path)
-        unused = any(kind == "sparse" for kind in model.config.mlp_layer_types)  # an expert may get no token
+        unused = "sparse" in mlp_kinds(model.config)  # an expert may get no token
         ddp = DistributedDataParallelKwargs(find_unused_parameters=unused)
         self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp])
         self.reference = load_model(model_path).to(self.accelerator.device).eval() if config.beta > 0 else None

@@ -14,7 +14,7 @@ TENSORS, STATE = "optimizer.safetensors", "learner_state.json"
 def save_optimizer(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, version: int
 ) -> None:
-    """Writes the optimizer's tensors under `{parameter}|{slot}` (e.g. `lm_head.weight|exp_avg`) and the rest as JSON."""
+    """Writes the optimizer's tensors as `{parameter}|{slot}` (`lm_head.weight|exp_avg`) and the rest as JSON."""
     tensors = {
         f"{name}|{slot}": value.contiguous()
         for name, p in model.named_parameters()

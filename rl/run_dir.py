@@ -41,7 +41,7 @@ def open_run_dir(config: RunConfig) -> Path:
 
 def log_to(run_dir: Path) -> None:
     """Sends log lines to the terminal and to run_dir/log.txt."""
-    handlers = [logging.StreamHandler(sys.stderr), logging.FileHandler(run_dir / "log.txt")]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr), logging.FileHandler(run_dir / "log.txt")]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
     for chatty in ("httpx", "ray", "transformers", "trl", "datasets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

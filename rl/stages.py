@@ -1,6 +1,7 @@
 """The two stages before the learner, in one process or spread over a fleet, behind the same two methods."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 from deltarl.actor.fleet import Fleet
@@ -52,7 +53,7 @@ class FleetScorer:
     ) -> ScoreReport:
         parts = min(len(self._fleet), len(completions))
         bounds = [len(completions) * i // parts for i in range(parts + 1)]
-        runs = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+        runs = [slice(a, b) for a, b in pairwise(bounds)]
         shares = [(prompts[r], completions[r], {name: c[r] for name, c in columns.items()}) for r in runs]
         return merge_reports(self._fleet.map("score", shares))
 

@@ -59,18 +59,17 @@ class WandbRun:
 def _init(run_dir: Path, config: Mapping[str, Any], mode: WandbMode, project: str, name: str) -> Any:
     import wandb  # here, because a run with wandb disabled should not pay for the import
 
-    if mode == "auto":
-        mode = _auto_mode(wandb)
-        if mode == "disabled":
-            return None
+    chosen = _auto_mode(wandb) if mode == "auto" else mode
+    if chosen == "disabled":
+        return None
     run_dir.mkdir(parents=True, exist_ok=True)
-    online = mode == "online"
+    online = chosen == "online"
     run = wandb.init(
         dir=run_dir,
         project=project,
         name=name,
         config=dict(config),
-        mode=mode,
+        mode=chosen,
         id=_run_id(run_dir),
         resume="allow" if online else None,  # wandb cannot resume offline and would warn about it
         settings=wandb.Settings(

@@ -22,7 +22,7 @@ from trl import SFTConfig as TRLSFTConfig
 from trl import SFTTrainer
 
 from deltarl.model.checkpoint import load_model
-from deltarl.model.config import hybrid_config
+from deltarl.model.config import hybrid_config, layer_kinds
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.tokenizer import byte_tokenizer
 from deltarl.rl.config import ModelConfig, RunConfig, SFTConfig
@@ -172,4 +172,4 @@ class _LogToJsonl(TrainerCallback):
 
 
 def _pattern(model: HybridForCausalLM) -> str:
-    return "".join("K" if kind == "linear_attention" else "A" for kind in model.config.layer_types)
+    return "".join("K" if kind == "linear_attention" else "A" for kind in layer_kinds(model.config))

@@ -29,7 +29,7 @@ def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, un
 
 def _truncate(probs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Zeroes all but the top-k tokens, then all but the smallest set that holds top-p of what is left."""
-    ranked, order = probs.sort(-1, descending=True, stable=True)
+    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(probs.shape[-1], device=probs.device)
     keep_k = (top_k == 0).unsqueeze(-1) | (rank < top_k.unsqueeze(-1))
     ranked = ranked * keep_k
