@@ -59,6 +59,7 @@ class WandbRun:
 def _init(run_dir: Path, config: Mapping[str, Any], mode: WandbMode, project: str, name: str) -> Any:
     import wandb  # here, because a run with wandb disabled should not pay for the import
 
+    chosen: Literal["online", "offline", "disabled"]
     chosen = _auto_mode(wandb) if mode == "auto" else mode
     if chosen == "disabled":
         return None
@@ -84,10 +85,10 @@ def _init(run_dir: Path, config: Mapping[str, Any], mode: WandbMode, project: st
     return run
 
 
-def _auto_mode(wandb: Any) -> WandbMode:
+def _auto_mode(wandb: Any) -> Literal["online", "offline", "disabled"]:
     """What WANDB_MODE says if set, else online when credentials are at hand and offline when not. Uses no network."""
     if wish := os.environ.get("WANDB_MODE"):
-        known: dict[str, WandbMode] = {"online": "online", "disabled": "disabled"}
+        known: dict[str, Literal["online", "disabled"]] = {"online": "online", "disabled": "disabled"}
         return known.get(wish, "offline")
     # The call that wandb.init makes itself. The public wandb.login(prompt=False) asks the server, for seconds if it is
     # not reachable, and writes wandb's settings file.
