@@ -95,14 +95,21 @@ class Fleet:
             ray.kill(worker)
 
     def _replace(self, index: int) -> None:
-        self.restarts += 1
-        log.warning("one of %d %s died; starting another and reissuing its work", len(self._workers), self.name)
-        worker = self._workers[index] = self._spec.spawn()
-        ready: ray.ObjectRef = worker.__ray_ready__.remote()
-        wait_all([ready], f"one of the {self.name} to restart")
-        self._constructed(ready)
-        for method, args in self._state.items():
-            ray.get(getattr(worker, method).remote(*args))
+        """Starts another worker and brings it to where the others are; it may die on the way like any other."""
+        for _ in range(MAX_DEATHS):
+            self.restarts += 1
+            log.warning("one of %d %s died; starting another and reissuing its work", len(self._workers), self.name)
+            worker = self._workers[index] = self._spec.spawn()
+            ready: ray.ObjectRef = worker.__ray_ready__.remote()
+            wait_all([ready], f"one of the {self.name} to restart")
+            self._constructed(ready)
+            try:
+                for method, args in self._state.items():
+                    ray.get(getattr(worker, method).remote(*args))
+                return
+            except RayActorError as error:
+                lost = error
+        raise WorkerLostError(f"{MAX_DEATHS} new {self.name} in a row died while they were started") from lost
 
     def _constructed(self, ready: ray.ObjectRef) -> None:
         try:

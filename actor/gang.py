@@ -43,7 +43,7 @@ class Gang:
     def first(self, method: str, *args: Any) -> ray.ObjectRef:
         """The call on rank 0 alone; a reference to its result, which stays where it is."""
         ref = getattr(self._ranks[0], method).remote(*args)
-        wait_all([ref], f"{self.name} to {method}")
+        self._get([ref], method)
         return ref
 
     def close(self) -> None:

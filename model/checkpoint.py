@@ -39,7 +39,7 @@ def load_model(path: str | PathLike[str], dtype: torch.dtype | None = None) -> H
         ValueError: not a `kimi_linear` checkpoint, or weights that are missing, extra or of another shape.
     """
     folder = Path(path)
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("model*.safetensors"))
     if not (folder / "config.json").is_file() or not files:
         raise FileNotFoundError(
             f"{folder} is not a checkpoint: it needs config.json and at least one .safetensors file"

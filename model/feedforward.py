@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import KimiLinearConfig
 
+from deltarl.kernels.precision import MIN_ROWS
+
 
 class RMSNorm(nn.Module):
     """`weight · x / sqrt(mean(x²) + eps)`, computed in fp32."""
@@ -96,5 +98,8 @@ class SparseMoE(nn.Module):
         for e, expert in enumerate(self.experts):
             token, rank = (index == e).nonzero(as_tuple=True)
             if len(token):
-                out = out.index_add(0, token, (expert(x[token]) * weight[token, rank, None]).to(out.dtype))
+                # Filled up with zero rows: how many tokens an expert gets must not change how they are rounded.
+                chosen = F.pad(x[token], (0, 0, 0, max(0, MIN_ROWS - len(token))))
+                mixed = expert(chosen)[: len(token)] * weight[token, rank, None]
+                out = out.index_add(0, token, mixed.to(out.dtype))
         return out

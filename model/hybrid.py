@@ -10,16 +10,13 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, KimiLinearConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
+from deltarl.kernels.precision import MIN_ROWS
 from deltarl.model.cache import SPAN, HybridCache, KDACache
 from deltarl.model.config import layer_kinds, mlp_kinds
 from deltarl.model.feedforward import MLP, RMSNorm, Router, SparseMoE
 from deltarl.model.kda_layer import GatedNorm, KDALayer
 from deltarl.model.mla_layer import MLALayer
 from deltarl.model.packing import Packing
-
-# Matrix products round the same for any batch of at least this many rows (seen with MKL on x86; below it another
-# kernel is chosen). Smaller decode batches are filled up, so that a sample does not depend on its company.
-MIN_ROWS = 16
 
 
 class DecoderLayer(nn.Module):

@@ -13,11 +13,14 @@ def byte_tokenizer(extra_tokens: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """256 byte tokens after `<pad>` 0, `<bos>` 1, `<eos>` 2, then `extra_tokens`, e.g. `\\boxed{`.
 
     Raises:
-        ValueError: an extra token that is not printable ASCII without spaces, or is given twice.
+        ValueError: an extra token that is not printable ASCII without spaces, is given twice, or is a special one.
     """
     bad = [t for t in extra_tokens if not (t.isascii() and t.isprintable() and t and " " not in t)]
+    bad += [t for t in extra_tokens if t in SPECIAL_TOKENS]
     if bad or len(set(extra_tokens)) < len(extra_tokens):
-        raise ValueError(f"extra tokens must be distinct printable ASCII strings without spaces, got {extra_tokens!r}")
+        raise ValueError(
+            f"extra tokens must be distinct, not special, printable ASCII strings without spaces; got {extra_tokens!r}"
+        )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))

@@ -36,18 +36,24 @@ class WeightUpdate:
         """Copies the arrays into `model` and verifies what arrived there.
 
         Raises:
-            WeightMismatchError: names or shapes differ (nothing is changed then), or the checksum of the model's own
-                memory afterwards is not the published one.
+            WeightMismatchError: names, shapes, dtypes or the checksum of the arrays differ (nothing is changed then),
+                or the checksum of the model's own memory afterwards is not the published one.
         """
         state = model.state_dict()
         if state.keys() != self.arrays.keys():
             differ = sorted(state.keys() ^ self.arrays.keys())
             raise WeightMismatchError(f"weights version {self.version} and the model differ in {differ[:5]}")
         for name, x in state.items():
+            if _to_array(x[:0]).dtype != self.arrays[name].dtype:
+                raise WeightMismatchError(f"{name}: got {self.arrays[name].dtype} values for a {x.dtype} tensor")
             if tuple(x.shape) != self.arrays[name].shape:
                 raise WeightMismatchError(
                     f"{name}: got shape {self.arrays[name].shape}, the model has {tuple(x.shape)}"
                 )
+        if checksum(self.arrays) != self.checksum:
+            raise WeightMismatchError(
+                f"weights version {self.version} do not have their published checksum; publish them again"
+            )
         with torch.no_grad():
             for name, x in state.items():
                 array = torch.tensor(self.arrays[name])  # a copy: arrays from the object store are read-only

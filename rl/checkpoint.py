@@ -47,4 +47,4 @@ class CheckpointStore:
         return json.loads((folder / "run_state.json").read_text())
 
     def _all(self) -> list[Path]:
-        return sorted(self._root.glob(f"{PREFIX}*"))
+        return sorted(self._root.glob(f"{PREFIX}*"), key=lambda folder: int(folder.name.removeprefix(PREFIX)))

@@ -38,7 +38,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         data = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of configuration keys")
@@ -69,9 +69,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def _value(text: str) -> Any:
     """As YAML reads it, except that `1e-4` is a number."""
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
+    try:
+        return float(value) if isinstance(value, str) and "e" in value else value
+    except ValueError:
+        return value
 
 
 def _explain(error: Any) -> str:

@@ -208,7 +208,7 @@ class RunConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Folder of the run within output_dir."""
     output_dir: str = "runs"
-    seed: int = 0
+    seed: NonNegativeInt = 0
     steps: PositiveInt
     """Sample-score-update steps."""
     model: ModelConfig = ModelConfig()

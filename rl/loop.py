@@ -43,7 +43,8 @@ class Loop:
         self.sampler, self.scorer = FleetSampler(fleets.rollout), FleetScorer(fleets.reward)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep)
         self.stop_token_ids = (int(tokenizer.eos_token_id),)
-        self.tokens_total, self.seconds_before, self.started = 0.0, 0.0, time.monotonic()
+        self.tokens_total, self.restarts_before = 0.0, 0.0
+        self.seconds_before, self.started = 0.0, time.monotonic()
         self.times: dict[str, float] = {}
         self.first_step = self._resume(run_dir)
         mode, project = config.logging.wandb, config.logging.wandb_project
@@ -60,7 +61,6 @@ class Loop:
         )
         bar.disable = bar.disable or not bar.fp.isatty()
         for step in bar:
-            self.times = {}
             with self._timed("step"):
                 episodes = self._sample_and_score(step)
                 row = train_metrics(episodes) | self._learn(episodes)
@@ -69,11 +69,12 @@ class Loop:
                 if step % config.eval.interval == 0 or step == config.steps:
                     row |= self._evaluate(step)
             self.tokens_total += row["tokens/completion"]
-            if step % config.checkpoint.interval == 0 or step == config.steps:
-                with self._timed("checkpoint"):
-                    self._save(step)
             self._log(step, row)
             self.samples.log(sample_rows(episodes, step, "train", config.logging.samples_per_step))
+            if step % config.checkpoint.interval == 0 or step == config.steps:
+                # After the rows it vouches for are on disk; its time is therefore logged with the next step.
+                with self._timed("checkpoint"):
+                    self._save(step)
         self.metrics.close()
         self.samples.close()
 
@@ -132,7 +133,7 @@ class Loop:
         row |= {f"time/{phase}": seconds for phase, seconds in self.times.items()}
         row["time/total"] = self._seconds()
         row["tokens/total"] = self.tokens_total
-        row["worker/restarts"] = self.fleets.rollout.restarts + self.fleets.reward.restarts
+        row["worker/restarts"] = self._restarts()
         row["weights/version"] = step
         if "rollout" in self.times:
             row["tok_s/rollout"] = row["tokens/completion"] / self.times["rollout"]
@@ -142,13 +143,15 @@ class Loop:
                 *(step, self.config.steps, row["reward/mean"], row["len/mean"], row["time/step"]),
             )
         self.metrics.log(step, row)
+        self.times = {}
 
     def _save(self, step: int) -> None:
         def write(folder: Path) -> None:
             ray.get(self.fleets.learner.first("save", folder.resolve()))
             self.tokenizer.save_pretrained(folder)
 
-        self.store.save(step, {"tokens_total": self.tokens_total, "seconds": self._seconds()}, write)
+        state = {"tokens_total": self.tokens_total, "seconds": self._seconds(), "restarts": self._restarts()}
+        self.store.save(step, state, write)
 
     def _resume(self, run_dir: Path) -> int:
         """Goes back to the newest checkpoint, if there is one; returns the first step to do."""
@@ -161,9 +164,13 @@ class Loop:
             return 1
         log.info("resuming after step %d", state["step"])
         self.tokens_total, self.seconds_before = state["tokens_total"], state["seconds"]
+        self.restarts_before = state["restarts"]
         self.fleets.learner.broadcast("load", checkpoint.resolve())
         self._publish()
         return int(state["step"]) + 1
+
+    def _restarts(self) -> float:
+        return self.restarts_before + self.fleets.rollout.restarts + self.fleets.reward.restarts
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started

@@ -13,7 +13,15 @@ from deltarl.rl.config import RunConfig
 CONFIG_FILE = "config.yaml"
 
 # May differ when a run is resumed: they change how it runs, not what it computes.
-FREE_KEYS = ("output_dir", "checkpoint", "logging", "reward.timeout", "rollout.num_cpus", "learner.num_cpus")
+FREE_KEYS = (
+    "output_dir",
+    "checkpoint",
+    "logging",
+    "reward.timeout",
+    "reward.num_cpus",
+    "rollout.num_cpus",
+    "learner.num_cpus",
+)
 
 
 def open_run_dir(config: RunConfig) -> Path:
@@ -24,7 +32,7 @@ def open_run_dir(config: RunConfig) -> Path:
     """
     run_dir = config.run_dir
     file = run_dir / CONFIG_FILE
-    if file.exists():
+    if file.exists() and file.stat().st_size:
         before, now = _flatten(yaml.safe_load(file.read_text())), _flatten(config.model_dump(mode="json"))
         differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
         differ = [k for k in differ if not k.startswith(FREE_KEYS)]
@@ -35,13 +43,18 @@ def open_run_dir(config: RunConfig) -> Path:
                 f"e.g. name={config.name}-2, or delete the folder"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
-    file.write_text(dump_config(config))
+    temporary = file.with_suffix(".yaml.tmp")
+    temporary.write_text(dump_config(config))
+    temporary.replace(file)  # a kill leaves the one or the other, never half a file
     return run_dir
 
 
 def log_to(run_dir: Path) -> None:
     """Sends log lines to the terminal and to run_dir/log.txt."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr), logging.FileHandler(run_dir / "log.txt")]
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.INFO)
+    handlers: list[logging.Handler] = [terminal, logging.FileHandler(run_dir / "log.txt")]
+    logging.getLogger("deltarl").setLevel(logging.DEBUG)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
     for chatty in ("httpx", "ray", "transformers", "trl", "datasets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

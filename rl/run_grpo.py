@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from deltarl.actor import runtime
-from deltarl.rl.cli import ConfigError, parse_config
+from deltarl.rl.cli import parse_config
 from deltarl.rl.config import RunConfig
 from deltarl.rl.run_dir import log_to, open_run_dir
 
@@ -24,12 +24,14 @@ def train(config: RunConfig) -> None:
     run_dir = open_run_dir(config)
     log_to(run_dir)
     # Imported late: these take seconds, and a mistake in the configuration should not.
-    from deltarl.rl.fleets import Fleets, cpus_needed, warm_start
+    from deltarl.reward.rewards import Scorer
+    from deltarl.rl.fleets import Fleets, cpus_needed, scorer_arguments, warm_start
     from deltarl.rl.loop import Loop
     from deltarl.rl.problem_set import ProblemSet, demonstrations
     from deltarl.rl.report import write_report
     from deltarl.rl.warm_start import load_tokenizer, starting_point
 
+    Scorer(**scorer_arguments(config.reward)).close()  # a plug-in that cannot be loaded is refused now
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
     shown = demonstrations(problems.train, config.sft) if config.sft else []
@@ -45,7 +47,7 @@ def train(config: RunConfig) -> None:
             fleets.close()
     finally:
         runtime.stop()
-        if (run_dir / "metrics.jsonl").exists():
+        if (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size:
             log.info("report: %s", write_report(run_dir).resolve())
 
 
@@ -54,9 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse_config("Train a policy with GRPO.", argv)
     try:
         train(config)
-    except (ConfigError, ValueError, FileNotFoundError) as error:
-        log.debug("refused", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        # Raised within an actor, it comes wrapped; the log has it whole.
+        log.debug("stopped by", exc_info=True)
+        print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
         return 2
     return 0
 

@@ -32,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = run_dir / "initial"
         if not folder.is_dir():
             runtime.start(config.learner.num_ranks * config.learner.num_cpus)
-            warm_start(config, folder, shown)
-            runtime.stop()
+            try:
+                warm_start(config, folder, shown)
+            finally:
+                runtime.stop()
         log.info("checkpoint: %s", folder.resolve())
     except (ConfigError, ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -129,7 +129,7 @@ def supervise(
         disable_tqdm=not sys.stderr.isatty(),
         seed=seed,
         use_cpu=on_cpu(),
-        ddp_backend="gloo" if on_cpu() else None,
+        ddp_backend="gloo" if on_cpu() and state.num_processes > 1 else None,
         bf16=False,
         gradient_checkpointing=False,
         dataloader_pin_memory=False,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deltarl.model.hybrid import MIN_ROWS, HybridForCausalLM
+from deltarl.kernels.precision import MIN_ROWS
+from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.packing import Packing
 from deltarl.model.weights import WeightUpdate
 from deltarl.rollout.params import SamplingParams, Trajectory
@@ -96,7 +97,7 @@ class _Run:
         ]
         total = sum(p.n for p in params)
         slots = max(MIN_ROWS, min(engine.max_num_seqs, total))
-        self.slots = Slots(self.model.new_cache(slots, max([1, *lengths])), slots)
+        self.slots = Slots(self.model.new_cache(slots, max([1, *lengths])), slots, engine.max_model_len)
 
     @torch.inference_mode()
     def results(self) -> list[list[Trajectory]]:
@@ -127,12 +128,14 @@ class _Run:
             chosen.append(self.waiting.popleft())
             samples += self.params[chosen[-1]].n
         prompts = [self.prompts[i] for i in chosen]
+        if sum(map(len, prompts)) < MIN_ROWS:
+            prompts.append([0] * MIN_ROWS)  # one that nobody asked for, so that the others do not notice being few
         device = self.slots.last_token.device
-        self.prompt_cache = self.model.new_cache(len(chosen), max(map(len, prompts)))
+        self.prompt_cache = self.model.new_cache(len(prompts), max(map(len, prompts)))
         self.prompt_row = {prompt: row for row, prompt in enumerate(chosen)}
         ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
         packing = Packing.from_lengths([len(p) for p in prompts], device)
-        rows = torch.arange(len(chosen), device=device)
+        rows = torch.arange(len(prompts), device=device)
         self.prompt_logits = self._finite(self.model.prefill(ids, packing, self.prompt_cache, rows))
         for i in chosen:
             self.ready += [Sample(i, k, self.prompts[i], self.params[i]) for k in range(self.params[i].n)]

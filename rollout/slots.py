@@ -32,9 +32,10 @@ class Slots:
         last_token: `[S]` token to feed next.
     """
 
-    def __init__(self, cache: HybridCache, num_slots: int):
+    def __init__(self, cache: HybridCache, num_slots: int, max_model_len: int):
         device = cache.length.device
         self.cache = cache
+        self._max_model_len = max_model_len
         self.active = 0
         self.samples: list[Sample] = []
         self.last_token = torch.zeros(num_slots, dtype=torch.int64, device=device)
@@ -65,8 +66,7 @@ class Slots:
         params = [s.params for s in samples]
         self._seed[rows] = torch.tensor([derive_seed(s.params.seed, s.index) for s in samples], device=rows.device)
         self._generated[rows] = 0
-        # The last sampled token is never fed back, hence one token more than the cache has room for.
-        room = [self.cache.max_len + 1 - len(s.prompt_ids) for s in samples]
+        room = [self._max_model_len - len(s.prompt_ids) for s in samples]
         limits = [min(p.max_tokens, r) for p, r in zip(params, room, strict=True)]
         self._limit[rows] = torch.tensor(limits, device=rows.device)
         self._top_k[rows] = torch.tensor([p.top_k for p in params], device=rows.device)

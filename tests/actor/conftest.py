@@ -1,0 +1,52 @@
+"""One small Ray for all tests of this folder: starting it takes longer than most of them."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import ray
+
+from deltarl.actor.fleet import Fleet
+from deltarl.actor.gang import Gang
+from deltarl.actor.host import WorkerSpec
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """Address of a Ray of two CPUs that lives as long as the session."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+
+
+def _spec(cls: type, *args: object) -> WorkerSpec:
+    return WorkerSpec(cls, args, num_cpus=0.05)
+
+
+@pytest.fixture
+def make_fleet(ray_address: str) -> Iterator[Callable[..., Fleet]]:
+    """`make_fleet(cls, size, *args)`: a fleet that ends with the test."""
+    fleets: list[Fleet] = []
+
+    def make(cls: type, size: int = 2, *args: object) -> Fleet:
+        fleets.append(Fleet("test workers", _spec(cls, *args), size))
+        return fleets[-1]
+
+    yield make
+    for fleet in fleets:
+        fleet.close()
+
+
+@pytest.fixture
+def make_gang(ray_address: str) -> Iterator[Callable[..., Gang]]:
+    """`make_gang(cls, size, *args)`: a gang that ends with the test."""
+    gangs: list[Gang] = []
+
+    def make(cls: type, size: int = 2, *args: object) -> Gang:
+        gangs.append(Gang("test ranks", _spec(cls, *args), size))
+        return gangs[-1]
+
+    yield make
+    for gang in gangs:
+        gang.close()

@@ -1,0 +1,147 @@
+"""Whole runs under Ray: killed drivers and workers, plug-ins in other processes, several learner ranks."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deltarl.actor import runtime
+from deltarl.actor.fleet import Fleet, WorkerLostError
+from deltarl.actor.host import WorkerSpec
+from deltarl.reward.plugin import RewardPluginError
+from deltarl.reward.rewards import RewardSpec, Scorer
+from deltarl.rl.cli import load_config
+from deltarl.rl.config import RunConfig
+from deltarl.rl.fleets import Fleets
+from deltarl.rl.jsonl import read_jsonl
+from deltarl.rl.loop import Loop
+from deltarl.rl.run_grpo import train
+
+TINY = Path(__file__).parents[1] / "rl" / "tiny.yaml"
+MACHINE = ("time/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_ray(ray_address: str) -> Iterator[None]:
+    """Runs in this process join the session's Ray and leave it running."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "stop", lambda: None)
+        yield
+
+
+def rows(config: RunConfig) -> list[dict]:
+    file = config.run_dir / "metrics.jsonl"
+    return read_jsonl(file) if file.exists() else []
+
+
+def curve(config: RunConfig) -> list[dict]:
+    return [{name: x for name, x in row.items() if not name.startswith(MACHINE)} for row in rows(config)]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run that nothing happened to, warm start included."""
+    config = load_config(TINY, [f"output_dir={tmp_path_factory.mktemp('reference')}"])
+    train(config)
+    return config
+
+
+@pytest.fixture
+def again(reference: RunConfig, tmp_path: Path) -> Callable[..., RunConfig]:
+    """`again("key=value", ...)`: the same recipe in a folder of its own, with the reference's starting point."""
+
+    def make(*overrides: str) -> RunConfig:
+        config = load_config(TINY, [f"output_dir={tmp_path}", *overrides])
+        shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+        return config
+
+    return make
+
+
+def test_a_run_leaves_a_curve_checkpoints_and_a_report(reference):
+    curve_ = rows(reference)
+    assert [row["step"] for row in curve_] == [0, 1, 2, 3, 4, 5, 6]
+    assert all(row["worker/restarts"] == 0 for row in curve_)
+    for row in curve_[1:]:
+        assert row["mismatch/logprob_abs_max"] <= 1e-5  # across processes and published weights
+        assert row["kl/old"] < 1e-8
+        assert row["reward/format/mean"] <= 0.1
+    assert sum(row["optim/grad_norm"] > 0 for row in curve_[1:]) >= 4
+    assert (reference.run_dir / "checkpoints" / "step_000006" / "config.json").is_file()
+    assert (reference.run_dir / "report.html").is_file()
+
+
+def test_a_rollout_worker_killed_in_the_middle_changes_nothing_but_the_count(reference, again, monkeypatch):
+    pids: list[int] = []
+    start, sample = Fleets.start, Loop._sample_and_score
+
+    def start_and_look(config, model_path):
+        fleets = start(config, model_path)
+        pids.extend(fleets.rollout.pids())
+        return fleets
+
+    def sample_under_fire(self, step):
+        if step == 3:  # lands while the workers sample; whenever it does, the curve must not tell
+            threading.Timer(0.01, os.kill, (pids[0], signal.SIGKILL)).start()
+        return sample(self, step)
+
+    monkeypatch.setattr(Fleets, "start", start_and_look)
+    monkeypatch.setattr(Loop, "_sample_and_score", sample_under_fire)
+    config = again()
+    train(config)
+    assert curve(config) == curve(reference)
+    assert rows(config)[-1]["worker/restarts"] == 1
+
+
+def test_a_run_killed_by_the_operating_system_and_started_again_has_the_curve_of_one_that_was_not(
+    reference, again, ray_address
+):
+    config = again()
+    command = [sys.executable, "-m", "deltarl.rl.run_grpo", "--config", str(TINY), f"output_dir={config.output_dir}"]
+    driver = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ray_address}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(rows(config)) < 4 and driver.poll() is None and time.monotonic() < deadline:  # past the first checkpoint
+        time.sleep(0.002)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    before = curve(config)
+    assert 4 <= len(before) < 7
+    train(config)
+    assert curve(config) == curve(reference)
+    assert before == curve(reference)[: len(before)]
+
+
+def test_two_learner_ranks_learn_what_one_learns(reference, again):
+    config = again("learner.num_ranks=2", "steps=2")
+    train(config)
+    one, two = rows(reference)[1], rows(config)[1]
+    for name in ("reward/mean", "loss/policy", "entropy", "optim/grad_norm", "mismatch/logprob_abs_mean"):
+        assert two[name] == pytest.approx(one[name], abs=1e-5), name
+    assert rows(config)[2]["mismatch/logprob_abs_max"] <= 1e-5
+
+
+def scorers(tmp_path: Path, source: str) -> Fleet:
+    (tmp_path / "mine.py").write_text(source)
+    rewards = [RewardSpec("mine", f"{tmp_path / 'mine.py'}:mine")]
+    return Fleet("reward workers", WorkerSpec(Scorer, kwargs={"rewards": rewards}, num_cpus=0.05), 1)
+
+
+def test_a_plug_in_that_fails_in_its_worker_is_named_here(ray_address, tmp_path):
+    fleet = scorers(tmp_path, "def mine(completions, **columns):\n    return [1 / len(c) for c in completions]\n")
+    assert fleet.map("score", [(["p"], ["four"], {})])[0].components == {"mine": [0.25]}
+    with pytest.raises(RewardPluginError, match=r"reward 'mine' raised ZeroDivisionError.*on sample 1: ''"):
+        fleet.map("score", [(["p", "q"], ["a", ""], {})])
+    assert fleet.restarts == 0
+    fleet.close()
+
+
+def test_a_plug_in_that_cannot_be_loaded_stops_the_start_by_name(ray_address, tmp_path):
+    with pytest.raises(WorkerLostError, match=r"reward workers could not be started[\s\S]*mine\.py"):
+        scorers(tmp_path, "import no_such_library\n")

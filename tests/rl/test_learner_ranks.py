@@ -1,0 +1,88 @@
+"""Several learner ranks do what one does: same weights, same metrics, also when their shares are uneven."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from deltarl.model.checkpoint import load_model
+from deltarl.rl.batch import TrainSample, split_batch
+from deltarl.rl.config import LearnerConfig
+from deltarl.rl.learner import Learner
+from deltarl.rollout.engine import Engine
+from deltarl.rollout.params import SamplingParams
+
+CONFIG = LearnerConfig(learning_rate=1e-3, warmup_steps=0, num_threads=1, max_tokens_per_micro_batch=120)
+
+
+@pytest.fixture(scope="module")
+def samples(policy_folder) -> list[TrainSample]:
+    """15 answers: two ranks get 8 and 7, of different length, in different numbers of micro-batches."""
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(3, 24, n).tolist() for n in (3, 30, 12)]
+    params = SamplingParams(n=5, max_tokens=40, stop_token_ids=(2,), seed=1)
+    answers = [t for group in Engine(load_model(policy_folder)).generate(prompts, params) for t in group]
+    return [TrainSample(t.prompt_ids, t.completion_ids, t.logprobs, float(rng.normal())) for t in answers]
+
+
+def train(config: LearnerConfig, model: str, share, folder: Path) -> None:
+    """What a rank does: two updates, then its metrics and weights to disk."""
+    learner = Learner(config, model, total_updates=2, temperature=1.0)
+    metrics = [learner.update(share), learner.update(share)]
+    weights = {name: torch.tensor(array) for name, array in learner.weights().arrays.items()}
+    torch.save((metrics, weights), folder / f"rank{os.environ.get('RANK', '0')}.pt")
+
+
+def rank_main(rank: int, port: int, config: LearnerConfig, model: str, shares, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    train(config, model, shares[rank], folder)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outcomes(policy_folder, samples, tmp_path_factory):
+    """(metrics, weights) of one rank alone, and of each of two."""
+    root = tmp_path_factory.mktemp("ranks")
+    (root / "one").mkdir()
+    (root / "two").mkdir()
+    train(CONFIG, str(policy_folder), split_batch(samples, 1, 2)[0], root / "one")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(rank_main, (port, CONFIG, str(policy_folder), split_batch(samples, 2, 2), root / "two"), nprocs=2)
+    return [torch.load(root / path) for path in ("one/rank0.pt", "two/rank0.pt", "two/rank1.pt")]
+
+
+def test_shares_are_uneven(samples):
+    first, second = split_batch(samples, 2, 1)
+    assert len(first[0].samples) != len(second[0].samples)
+    assert sum(map(len, first[0].samples)) != sum(map(len, second[0].samples))
+
+
+def test_ranks_hold_the_very_same_weights(outcomes):
+    _, (_, first), (_, second) = outcomes
+    assert all(torch.equal(x, second[name]) for name, x in first.items())
+
+
+def test_two_ranks_end_with_the_weights_of_one(outcomes, policy_folder):
+    (_, alone), (_, shared), _ = outcomes
+    start = load_model(policy_folder).state_dict()
+    assert max(float((x - start[name]).abs().max()) for name, x in alone.items()) > 1e-3
+    for name, x in alone.items():
+        torch.testing.assert_close(shared[name], x, rtol=0, atol=1e-6, msg=name)
+
+
+def test_two_ranks_report_the_metrics_of_one(outcomes):
+    (alone, _), (first, _), (second, _) = outcomes
+    assert first == second
+    for one, two in zip(alone, first, strict=True):
+        assert two == pytest.approx(one, abs=1e-5)
+    assert alone[0]["mismatch/logprob_abs_max"] <= 1e-5
+    assert alone[1]["kl/old"] > 1e-8  # the second update learned from the answers of older weights

@@ -1,0 +1,279 @@
+"""The whole run in this process, its fleets replaced by plain objects: what its curve depends on, and on what not."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from deltarl.actor import runtime
+from deltarl.model.checkpoint import load_model
+from deltarl.reward.plugin import RewardPluginError
+from deltarl.reward.rewards import Scorer
+from deltarl.rl import fleets, loop
+from deltarl.rl.checkpoint import CheckpointStore
+from deltarl.rl.cli import load_config
+from deltarl.rl.config import RunConfig
+from deltarl.rl.fleets import Fleets, scorer_arguments
+from deltarl.rl.learner import Learner
+from deltarl.rl.metrics import MetricsWriter, metric_doc, read_jsonl
+from deltarl.rl.run_eval import evaluate_checkpoint
+from deltarl.rl.run_grpo import main, train
+from deltarl.rollout.worker import RolloutWorker
+
+TINY = Path(__file__).parent / "tiny.yaml"
+MACHINE = ("time/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+class Local:
+    """A fleet or a gang of one worker."""
+
+    restarts = 0
+
+    def __init__(self, worker, size=1):
+        self.worker, self.size = worker, size
+
+    def __len__(self):
+        return self.size
+
+    def map(self, method, items):
+        return [getattr(self.worker, method)(*item) for item in items]
+
+    scatter = map
+
+    def broadcast(self, method, *args):
+        getattr(self.worker, method)(*args)
+
+    def first(self, method, *args):
+        return getattr(self.worker, method)(*args)
+
+    def close(self):
+        if isinstance(self.worker, Scorer):
+            self.worker.close()
+
+
+def start_local(config: RunConfig, model_path: Path) -> Fleets:
+    updates = config.steps * config.learner.num_minibatches
+    return Fleets(
+        Local(RolloutWorker(str(model_path), max_num_seqs=config.rollout.max_num_seqs), config.rollout.num_workers),
+        Local(Scorer(**scorer_arguments(config.reward)), config.reward.num_workers),
+        Local(Learner(config.learner, str(model_path), updates, config.rollout.temperature)),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_fleets() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fleets, "start", start_local)
+        patch.setattr(fleets, "warm_start", lambda *args: None)  # `starting_point` then does it in this process
+        patch.setattr(runtime, "start", lambda cpus: None)
+        patch.setattr(runtime, "stop", lambda: None)
+        patch.setattr(loop, "ray", SimpleNamespace(get=lambda x: x))
+        yield
+
+
+def curve(run_dir: Path) -> list[dict]:
+    rows = read_jsonl(run_dir / "metrics.jsonl")
+    return [{name: x for name, x in row.items() if not name.startswith(MACHINE)} for row in rows]
+
+
+def answers(run_dir: Path) -> list[dict]:
+    return [{name: x for name, x in row.items() if name != "seconds"} for row in read_jsonl(run_dir / "samples.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> RunConfig:
+    """A run from start to end."""
+    config = load_config(TINY, [f"output_dir={tmp_path_factory.mktemp('reference')}"])
+    train(config)
+    return config
+
+
+@pytest.fixture
+def again(reference, tmp_path) -> RunConfig:
+    """The reference's run, not begun yet but for its starting point."""
+    config = load_config(TINY, [f"output_dir={tmp_path}"])
+    shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+    return config
+
+
+def test_a_run_learns_and_leaves_what_it_should(reference):
+    rows = read_jsonl(reference.run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "eval/pass@1" in row] == [0, 3, 6]
+    assert [row["weights/version"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
+    for row in rows[1:]:
+        assert row["kl/old"] < 1e-8
+        assert row["clip/frac_low"] == row["clip/frac_high"] == 0
+        assert row["mismatch/logprob_abs_max"] <= 1e-5
+        assert row["tokens/completion"] == 16 * row["len/mean"]
+    assert sum(row["optim/grad_norm"] > 0 for row in rows[1:]) >= 4  # or the tests below would compare nothing
+    assert rows[-1]["tokens/total"] == sum(row["tokens/completion"] for row in rows[1:])
+    assert rows[-1]["data/epoch"] == 6 * 4 / 48
+    for name in {name for row in rows for name in row} - {"step"}:
+        metric_doc(name)
+    checkpoints = sorted(f.name for f in (reference.run_dir / "checkpoints").iterdir())
+    assert checkpoints == ["step_000004", "step_000006"]
+    assert (reference.run_dir / "report.html").is_file()
+    versions = {row["weight_version"] for row in answers(reference.run_dir) if row["split"] == "train"}
+    assert versions == {0, 1, 2, 3, 4, 5}
+
+
+def test_the_same_seed_gives_the_same_curve_warm_start_included(reference, tiny):
+    config = tiny()
+    train(config)
+    assert curve(config.run_dir) == curve(reference.run_dir)
+    assert answers(config.run_dir) == answers(reference.run_dir)
+    sft = [read_jsonl(c.run_dir / "sft" / "metrics.jsonl") for c in (config, reference)]
+    assert sft[0] == sft[1]
+
+
+def test_another_seed_gives_another_curve(reference, tiny):
+    config = tiny("seed=4", "steps=1")
+    shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+    train(config)
+    assert curve(config.run_dir)[1]["entropy"] != curve(reference.run_dir)[1]["entropy"]
+
+
+def kill_when(patch: pytest.MonkeyPatch, owner: type, method: str, when: Callable[..., bool], after: bool) -> None:
+    """Makes `owner.method` die before or after it did its work, the first time `when` its arguments say so."""
+    real = getattr(owner, method)
+
+    def dying(self, *args, **kwargs):
+        due = when(self, *args)
+        if due and not after:
+            raise Killed
+        result = real(self, *args, **kwargs)
+        if due:
+            raise Killed
+        return result
+
+    patch.setattr(owner, method, dying)
+
+
+KILLS = {
+    "while evaluating before the first step": (loop.Loop, "_evaluate", lambda self, step: step == 0, False),
+    "before the first checkpoint": (loop.Loop, "_publish", lambda self: self.fleets.learner.worker.version == 1, False),
+    "while writing a checkpoint": (Learner, "save", lambda self, folder: self.version == 4, True),
+    "before a checkpoint is renamed": (Learner, "save", lambda self, folder: self.version == 6, True),
+    "between checkpoint and metrics": (MetricsWriter, "log", lambda self, step, row: step == 4, False),
+    "between the last checkpoint and metrics": (MetricsWriter, "log", lambda self, step, row: step == 6, False),
+    "between metrics and samples": (MetricsWriter, "log", lambda self, step, row: step == 4, True),
+    "a step after a checkpoint": (MetricsWriter, "log", lambda self, step, row: step == 5, True),
+    "between update and publishing": (Learner, "update", lambda self, share: self.version == 4, True),
+}
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(reference, again, monkeypatch, moment):
+    with monkeypatch.context() as patch:
+        kill_when(patch, *KILLS[moment])
+        with pytest.raises(Killed):
+            train(again)
+    train(again)
+    assert curve(again.run_dir) == curve(reference.run_dir)
+    assert answers(again.run_dir) == answers(reference.run_dir)
+    models = [load_model(CheckpointStore(c.run_dir, 2).latest()).state_dict() for c in (again, reference)]
+    assert all(x.equal(models[1][name]) for name, x in models[0].items())
+
+
+def test_a_finished_run_started_again_stays_as_it_is(reference, again):
+    shutil.copytree(reference.run_dir, again.run_dir, dirs_exist_ok=True)
+    train(again)
+    assert curve(again.run_dir) == curve(reference.run_dir)
+    assert answers(again.run_dir) == answers(reference.run_dir)
+
+
+def test_run_eval_repeats_the_last_evaluation_of_the_run(reference):
+    last = read_jsonl(reference.run_dir / "metrics.jsonl")[-1]
+    found = evaluate_checkpoint(reference)
+    assert Path(found.pop("checkpoint")).name == "step_000006"
+    assert found == {name: x for name, x in last.items() if name.startswith("eval/")}
+
+
+def test_run_eval_without_a_checkpoint_says_so(tiny):
+    with pytest.raises(ValueError, match="has no checkpoint; run the recipe first"):
+        evaluate_checkpoint(tiny())
+
+
+PLUGINS = """
+def digits(completions, family, **columns):
+    assert set(family) == {"arithmetic"}
+    return [sum(c.isdigit() for c in text) / 10 for text in completions]
+
+calls = []
+
+def raising(completions, **columns):
+    calls.append(1)
+    if len(calls) > 2:
+        raise KeyError("no such thing")
+    return [0.0] * len(completions)
+
+def short(completions, **columns):
+    calls.append(1)
+    return [0.0] * (len(completions) - (len(calls) > 2))
+
+def at_once(completions, **columns):
+    raise TypeError("not like this")
+"""
+
+
+@pytest.fixture
+def with_plugin(reference, tmp_path, monkeypatch):
+    """`with_plugin(name)`: the tiny run with the verifier and that plug-in of a file, named relative to the cwd."""
+
+    def config(name: str) -> RunConfig:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "mine.py").write_text(PLUGINS)
+        recipe = yaml.safe_load(TINY.read_text())
+        recipe["reward"]["functions"] = [{"name": "math"}, {"name": name, "function": f"mine.py:{name}", "weight": 0.5}]
+        recipe |= {"output_dir": str(tmp_path / "runs"), "steps": 2}
+        (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+        found = load_config(tmp_path / "recipe.yaml")
+        shutil.copytree(reference.run_dir / "initial", found.run_dir / "initial")
+        return found
+
+    return config
+
+
+def test_a_plug_in_from_a_file_is_logged_by_its_name_and_counts_by_its_weight(with_plugin):
+    config = with_plugin("digits")
+    train(config)
+    for row in read_jsonl(config.run_dir / "metrics.jsonl")[1:]:
+        assert 0 < row["reward/digits/mean"] < 1
+        assert row["reward/mean"] == pytest.approx(row["reward/math/mean"] + 0.5 * row["reward/digits/mean"])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("raising", "reward 'raising' raised KeyError: 'no such thing'"), ("short", "'short' returned 15 scores for 16")],
+)
+def test_a_plug_in_that_fails_is_named_and_what_there_was_is_kept(with_plugin, name, told):
+    config = with_plugin(name)
+    with pytest.raises(RewardPluginError) as error:
+        train(config)
+    assert told in str(error.value)
+    assert [row["step"] for row in read_jsonl(config.run_dir / "metrics.jsonl")] == [0, 1]
+    assert (config.run_dir / "report.html").is_file()
+
+
+def test_a_plug_in_that_fails_at_the_first_answers_is_named_too(with_plugin):
+    with pytest.raises(RewardPluginError, match="reward 'at_once' raised TypeError: not like this"):
+        train(with_plugin("at_once"))
+
+
+def test_the_command_refuses_bad_data_and_a_foreign_folder_in_one_line(tiny, capsys, tmp_path):
+    arguments = ["--config", str(TINY), f"output_dir={tmp_path / 'runs'}"]
+    assert main([*arguments, "data.max_prompt_tokens=2"]) == 2
+    assert "error: data.train: row 0: the prompt has" in capsys.readouterr().err
+    assert main([*arguments, "data.max_prompt_tokens=3"]) == 2
+    message = capsys.readouterr().err
+    assert "data.max_prompt_tokens: 2 there, 3 here" in message
+    assert message.count("\n") == 1

@@ -1,0 +1,52 @@
+"""One run folder belongs to one configuration."""
+
+import pytest
+import yaml
+
+from deltarl.rl.cli import ConfigError, load_config
+from deltarl.rl.run_dir import open_run_dir
+
+
+def test_the_folder_holds_the_whole_resolved_config_and_opens_again(tiny):
+    config = tiny()
+    run_dir = open_run_dir(config)
+    assert run_dir == config.run_dir
+    written = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert written["learner"]["epsilon_high"] == config.learner.epsilon_high  # a default, spelled out
+    assert load_config(run_dir / "config.yaml") == config
+    assert open_run_dir(config) == run_dir
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("seed=7", "seed: 3 there, 7 here"),
+        ("learner.learning_rate=0.5", "learner.learning_rate: 0.001 there, 0.5 here"),
+        ("rollout.num_workers=1", "rollout.num_workers: 2 there, 1 here"),
+        ("sft=null", "sft.batch_size: 8 there, None here"),
+        ("data.train.num_problems=99", "data.train.num_problems: 48 there, 99 here"),
+    ],
+)
+def test_another_config_is_refused_by_the_name_of_what_differs(tiny, override, told):
+    run_dir = open_run_dir(tiny())
+    before = (run_dir / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match="name=tiny-2") as error:
+        open_run_dir(tiny(override))
+    assert told in str(error.value)
+    assert (run_dir / "config.yaml").read_text() == before
+
+
+def test_what_does_not_change_the_result_may_differ(tiny):
+    open_run_dir(tiny())
+    free = ["checkpoint.interval=5", "logging.samples_per_step=0", "rollout.num_cpus=1", "learner.num_cpus=1"]
+    assert open_run_dir(tiny(*free)).is_dir()
+
+
+def test_another_name_is_another_folder(tiny):
+    assert open_run_dir(tiny()) != open_run_dir(tiny("name=other", "seed=9"))
+
+
+def test_a_config_file_that_a_kill_left_empty_does_not_lock_the_folder(tiny):
+    config = tiny()
+    (open_run_dir(config) / "config.yaml").write_text("")
+    assert load_config(open_run_dir(config) / "config.yaml") == config

@@ -1,0 +1,65 @@
+"""Work dealt out to a fleet comes back in the order it was given, whatever the number of workers."""
+
+import pytest
+
+from deltarl.reward.rewards import ScoreReport
+from deltarl.reward.verdict import Verdict, VerdictKind
+from deltarl.rl.stages import FleetSampler, FleetScorer, merge_reports
+from deltarl.rollout.params import SamplingParams, Trajectory
+
+
+class FakeFleet:
+    """`Fleet.map` in this process; keeps what each item held."""
+
+    def __init__(self, worker, size):
+        self.worker, self.size, self.items = worker, size, []
+
+    def __len__(self):
+        return self.size
+
+    def map(self, method, items):
+        self.items = list(items)
+        return [getattr(self.worker, method)(*item) for item in items]
+
+
+class Worker:
+    def generate(self, prompts, params):
+        return [
+            [Trajectory(list(p), [p[0], i], [0.0, 0.0], 0, "stop") for i in range(q.n)]
+            for p, q in zip(prompts, params, strict=True)
+        ]
+
+    def score(self, prompts, completions, columns):
+        scores = [float(c) for c in completions]
+        assert [float(p) for p in prompts] == scores
+        assert [float(a) for a in columns["answer"]] == scores
+        verdicts = [Verdict(VerdictKind.WRONG, s, c, 0.0) for s, c in zip(scores, completions, strict=True)]
+        return ScoreReport(scores, verdicts, {"math": scores, "half": [s / 2 for s in scores]})
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 10])
+def test_the_sampler_keeps_the_order_and_each_prompts_own_parameters(workers):
+    fleet = FakeFleet(Worker(), workers)
+    prompts = [[i, i + 1] for i in range(7)]
+    groups = FleetSampler(fleet).generate(prompts, [SamplingParams(n=1 + i % 3) for i in range(7)])
+    assert [group[0].prompt_ids for group in groups] == prompts
+    assert [len(group) for group in groups] == [1 + i % 3 for i in range(7)]
+    assert len(fleet.items) == min(workers, 7)
+    shares = [len(prompts) for prompts, _ in fleet.items]
+    assert max(shares) - min(shares) <= 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 10])
+def test_the_scorer_keeps_the_order_and_deals_columns_with_their_completions(workers):
+    fleet = FakeFleet(Worker(), workers)
+    texts = [str(i) for i in range(7)]
+    report = FleetScorer(fleet).score(texts, texts, {"answer": texts})
+    assert report.scores == report.components["math"] == [float(i) for i in range(7)]
+    assert report.components["half"] == [i / 2 for i in range(7)]
+    assert [v.extracted for v in report.verdicts] == texts
+    assert len(fleet.items) == min(workers, 7)
+
+
+def test_reports_without_verdicts_merge_to_one_without():
+    parts = [ScoreReport([1.0, None], None, {"a": [1.0, None]}), ScoreReport([0.5], None, {"a": [0.5]})]
+    assert merge_reports(parts) == ScoreReport([1.0, None, 0.5], None, {"a": [1.0, None, 0.5]})

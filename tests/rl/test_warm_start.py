@@ -1,0 +1,119 @@
+"""The model a run starts from: reproducible, readable by transformers, and supervised on the right tokens."""
+
+import pytest
+import torch
+from transformers import KimiLinearForCausalLM
+
+from deltarl.model.checkpoint import load_model
+from deltarl.rl import warm_start
+from deltarl.rl.config import ModelConfig, SFTConfig
+from deltarl.rl.metrics import read_jsonl
+from deltarl.rl.warm_start import load_tokenizer, new_model, starting_point, supervise
+
+DEMONSTRATIONS = [{"prompt": f"{i}+1=\n", "completion": f"\\boxed{{{i + 1}}}"} for i in range(64)]
+SFT = SFTConfig(steps=30, batch_size=8, learning_rate=1e-2, warmup_steps=2)
+
+
+@pytest.fixture
+def tokenizer(tiny):
+    return load_tokenizer(tiny().model)
+
+
+def weights(model):
+    return {name: x.clone() for name, x in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(x, b[name]) for name, x in a.items())
+
+
+def test_a_new_model_depends_on_the_seed_alone(tiny, tokenizer):
+    config = tiny().model
+    first = weights(new_model(config, len(tokenizer), seed=1))
+    torch.rand(7)
+    assert same(first, weights(new_model(config, len(tokenizer), seed=1)))
+    assert not same(first, weights(new_model(config, len(tokenizer), seed=2)))
+
+
+def test_the_layers_are_as_configured(tiny, tokenizer):
+    def kinds(*overrides):
+        return new_model(tiny(*overrides).model, len(tokenizer), 0).config.layer_types
+
+    assert kinds("model.num_hidden_layers=4", "model.full_attention_every=4") == ["linear_attention"] * 3 + [
+        "full_attention"
+    ]
+    assert kinds("model.full_attention_every=1") == ["full_attention"] * 2
+
+
+def test_without_a_warm_start_a_given_model_is_taken_where_it_is(tiny, tokenizer, policy_folder, tmp_path):
+    config = tiny(f"model.path={policy_folder}", "sft=null")
+    assert starting_point(tmp_path / "initial", config, tokenizer, []) == policy_folder
+    assert not (tmp_path / "initial").exists()
+
+
+def test_the_starting_point_is_a_checkpoint_that_transformers_loads_and_is_made_once(tiny, tokenizer, tmp_path):
+    config, folder = tiny("sft=null"), tmp_path / "initial"
+    assert starting_point(folder, config, tokenizer, []) == folder
+    ours = load_model(folder)
+    assert same(weights(ours), weights(new_model(config.model, len(tokenizer), config.seed)))
+    theirs, info = KimiLinearForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    ids = torch.tensor([tokenizer.encode("7+12=\n\\boxed{19}")])
+    torch.testing.assert_close(theirs(ids).logits, ours(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
+    assert load_tokenizer(ModelConfig(path=str(folder))).encode("\\boxed{3}") == tokenizer.encode("\\boxed{3}")
+
+    before = {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.iterdir()}
+    assert starting_point(folder, tiny("seed=99"), tokenizer, DEMONSTRATIONS) == folder
+    assert {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.iterdir()} == before
+
+
+def test_a_warm_start_that_is_cut_short_leaves_no_starting_point(tiny, tokenizer, tmp_path, monkeypatch):
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    config = tiny()
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer, "save_pretrained", fail)
+        patch.setattr(warm_start, "supervise", lambda *args: None)
+        with pytest.raises(KeyboardInterrupt):
+            starting_point(tmp_path / "initial", config, tokenizer, DEMONSTRATIONS)
+    assert not (tmp_path / "initial").exists()
+    starting_point(tmp_path / "initial", tiny("sft=null"), tokenizer, [])
+    assert load_model(tmp_path / "initial")
+
+
+def test_supervision_lowers_the_loss_logs_it_and_repeats_bit_for_bit(tiny, tokenizer, tmp_path):
+    runs = []
+    for name in ("a", "b"):
+        model = new_model(tiny().model, len(tokenizer), seed=0)
+        supervise(model, tokenizer, DEMONSTRATIONS, SFT, tmp_path / name, seed=0)
+        runs.append(weights(model))
+    rows = read_jsonl(tmp_path / "a" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [10, 20, 30]
+    assert rows[-1]["sft/loss"] < 0.6 * rows[0]["sft/loss"]
+    assert 0 < rows[-1]["sft/token_accuracy"] <= 1
+    assert same(*runs)
+    assert rows == read_jsonl(tmp_path / "b" / "metrics.jsonl")
+
+
+def test_answers_are_learned_to_their_end_of_sequence_and_prompts_are_not(tiny, tokenizer, tmp_path, monkeypatch):
+    seen = []
+
+    class Capture(warm_start.SFTTrainer):
+        def train(self):
+            seen.append(next(iter(self.get_train_dataloader())))
+
+    monkeypatch.setattr(warm_start, "SFTTrainer", Capture)
+    model = new_model(tiny().model, len(tokenizer), seed=0)
+    supervise(model, tokenizer, DEMONSTRATIONS, SFT, tmp_path / "log", seed=0)
+    (batch,) = seen
+    demonstrations = {d["prompt"] + d["completion"]: d for d in DEMONSTRATIONS}
+    assert len(batch["input_ids"]) == SFT.batch_size
+    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        real, learned = ids[mask.bool()].tolist(), labels[mask.bool()]
+        shown = demonstrations[tokenizer.decode(real, skip_special_tokens=True)]
+        prompt = len(tokenizer.encode(shown["prompt"]))
+        assert learned[:prompt].tolist() == [-100] * prompt
+        assert learned[prompt:].tolist() == [*tokenizer.encode(shown["completion"]), tokenizer.eos_token_id]
+        assert (labels[~mask.bool()] == -100).all()
