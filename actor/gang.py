@@ -36,6 +36,19 @@ class Gang:
         refs = [getattr(rank, method).remote(*a) for rank, a in zip(self._ranks, args, strict=True)]
         return self._get(refs, method)
 
+    def submit(self, method: str, *args: Any) -> list[ray.ObjectRef]:
+        """Starts the same call on every rank; `done` and `results` take what it returns."""
+        return [getattr(rank, method).remote(*args) for rank in self._ranks]
+
+    @staticmethod
+    def done(refs: list[ray.ObjectRef], timeout: float) -> bool:
+        """Whether all calls have ended (a rank that dies ends the others'), waiting at most `timeout` seconds."""
+        return len(ray.wait(refs, num_returns=len(refs), timeout=timeout)[0]) == len(refs)
+
+    def results(self, refs: list[ray.ObjectRef]) -> list[Any]:
+        """What the calls returned, by rank; raises as `scatter` does."""
+        return self._get(refs, "finish")
+
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """The same call on every rank."""
         return self.scatter(method, [args] * len(self._ranks))

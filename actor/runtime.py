@@ -27,7 +27,7 @@ def start(num_cpus_needed: float) -> None:
     except ConnectionError:
         # The processes share this machine's cores through their thread counts; Ray's CPU numbers only place them.
         cpus = max(os.cpu_count() or 1, math.ceil(num_cpus_needed))
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     offered = ray.cluster_resources().get("CPU", 0.0)
     if offered < num_cpus_needed:
         raise RuntimeError(

@@ -11,6 +11,7 @@ from deltarl.actor.host import WorkerSpec
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.rl.config import RewardConfig, RunConfig
 from deltarl.rl.learner import Learner
+from deltarl.rl.sft_progress import SFTProgress
 from deltarl.rl.warm_start import WarmStart
 from deltarl.rollout.worker import RolloutWorker
 
@@ -58,7 +59,13 @@ def warm_start(config: RunConfig, folder: Path, demonstrations: Sequence[Mapping
     spec = WorkerSpec(WarmStart, (config,), num_cpus=learner.num_cpus, num_threads=learner.num_threads)
     ranks = Gang("warm start", spec, learner.num_ranks)
     try:
-        ranks.broadcast("make", folder.resolve(), demonstrations)
+        calls = ranks.submit("make", folder.resolve(), demonstrations)
+        assert config.sft is not None
+        progress = SFTProgress(folder.parent, config.sft.steps)
+        while not ranks.done(calls, timeout=1.0):
+            progress.update()
+        progress.close()
+        ranks.results(calls)
     finally:
         ranks.close()
 

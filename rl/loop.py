@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ray
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.rl.advantages import group_advantages
@@ -56,12 +57,10 @@ class Loop:
         config = self.config
         if self.first_step == 1:
             self._log(0, self._evaluate(0))
-        bar = tqdm(
-            range(self.first_step, config.steps + 1), initial=self.first_step - 1, total=config.steps, unit="step"
-        )
-        bar.disable = bar.disable or not bar.fp.isatty()
+        steps = range(self.first_step, config.steps + 1)
+        bar = tqdm(steps, initial=self.first_step - 1, total=config.steps, unit="step", disable=None)
         for step in bar:
-            with self._timed("step"):
+            with self._timed("step"), logging_redirect_tqdm():
                 episodes = self._sample_and_score(step)
                 row = train_metrics(episodes) | self._learn(episodes)
                 with self._timed("weight_sync"):
@@ -69,7 +68,7 @@ class Loop:
                 if step % config.eval.interval == 0 or step == config.steps:
                     row |= self._evaluate(step)
             self.tokens_total += row["tokens/completion"]
-            self._log(step, row)
+            self._log(step, row, bar)
             self.samples.log(sample_rows(episodes, step, "train", config.logging.samples_per_step))
             if step % config.checkpoint.interval == 0 or step == config.steps:
                 # After the rows it vouches for are on disk; its time is therefore logged with the next step.
@@ -129,7 +128,7 @@ class Loop:
         log.info("step %d: held-out pass@1 %.3f", step, metrics["eval/pass@1"])
         return metrics
 
-    def _log(self, step: int, row: dict[str, float]) -> None:
+    def _log(self, step: int, row: dict[str, float], bar: tqdm | None = None) -> None:
         row |= {f"time/{phase}": seconds for phase, seconds in self.times.items()}
         row["time/total"] = self._seconds()
         row["tokens/total"] = self.tokens_total
@@ -138,7 +137,10 @@ class Loop:
         if "rollout" in self.times:
             row["tok_s/rollout"] = row["tokens/completion"] / self.times["rollout"]
             row["data/epoch"] = epoch_of(len(self.problems.train), self.config.rollout.prompts_per_step, step)
-            log.info(
+        if bar is not None:
+            bar.set_postfix(reward=f"{row['reward/mean']:.3f}", length=f"{row['len/mean']:.1f}")
+            log.log(
+                logging.INFO if bar.disable else logging.DEBUG,
                 "step %d/%d: reward %.3f, length %.1f, %.2f s",
                 *(step, self.config.steps, row["reward/mean"], row["len/mean"], row["time/step"]),
             )

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from deltarl.model.tokenizer import byte_tokenizer
 from deltarl.rl.config import ModelConfig, RunConfig, SFTConfig
 from deltarl.rl.metrics import MetricsWriter
 from deltarl.rl.ranks import on_cpu, rank_state
-from deltarl.rl.run_dir import log_to
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +86,6 @@ class WarmStart:
 
     def make(self, folder: Path, demonstrations: Sequence[Mapping[str, str]]) -> None:
         """See `starting_point`."""
-        log_to(folder.parent)
         starting_point(folder, self._config, load_tokenizer(self._config.model), demonstrations)
 
 
@@ -107,8 +104,7 @@ def supervise(
     state = rank_state()
     if state.is_main_process:
         shutil.rmtree(log_dir, ignore_errors=True)
-    if not sys.stderr.isatty():
-        disable_progress_bars()
+    disable_progress_bars()
     needed = config.steps * config.batch_size
     writer = MetricsWriter(log_dir, {}, "disabled", "", "sft") if state.is_main_process else None
     args = TRLSFTConfig(
@@ -126,7 +122,7 @@ def supervise(
         logging_nan_inf_filter=False,
         save_strategy="no",
         report_to="none",
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,
         seed=seed,
         use_cpu=on_cpu(),
         ddp_backend="gloo" if on_cpu() and state.num_processes > 1 else None,
@@ -168,7 +164,6 @@ class _LogToJsonl(TrainerCallback):
             if "mean_token_accuracy" in logs:
                 row["sft/token_accuracy"] = float(logs["mean_token_accuracy"])
             self._writer.log(state.global_step, row)
-            log.info("warm start %d/%d: loss %.3f", state.global_step, state.max_steps, row["sft/loss"])
 
 
 def _pattern(model: HybridForCausalLM) -> str:

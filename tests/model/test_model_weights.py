@@ -58,7 +58,7 @@ def test_one_flipped_bit_anywhere_is_noticed():
     for name, array in update.arrays.items():
         damaged = array.copy()
         damaged.view(np.int32).reshape(-1)[-1] ^= 1  # the last mantissa bit
-        with pytest.raises(WeightMismatchError, match=r"version 3: checksum .* after loading"):
+        with pytest.raises(WeightMismatchError, match=r"version 3 .*checksum"):
             replace(update, arrays={**update.arrays, name: damaged}).load_into(model)
     update.load_into(model)
 

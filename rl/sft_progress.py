@@ -1,0 +1,36 @@
+"""Progress of the warm start, which happens in other processes: read off the metrics they write."""
+
+import logging
+from pathlib import Path
+
+from tqdm import tqdm
+
+from deltarl.rl.jsonl import read_jsonl
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY = 100  # steps between two plain lines
+
+
+class SFTProgress:
+    """A bar in a terminal, a line every `LOG_EVERY` steps in the log."""
+
+    def __init__(self, run_dir: Path, steps: int):
+        self._file, self._steps, self._seen = run_dir / "sft" / "metrics.jsonl", steps, 0
+        self._bar = tqdm(total=steps, unit="step", desc="warm start", disable=None)
+
+    def update(self) -> None:
+        """Shows what has been written since the last call."""
+        rows = read_jsonl(self._file) if self._file.exists() else []
+        for row in rows[self._seen :]:
+            self._bar.update(row["step"] - self._bar.n)
+            self._bar.set_postfix(loss=f"{row['sft/loss']:.3f}")
+            if row["step"] % LOG_EVERY == 0:
+                level = logging.DEBUG if self._bar.fp.isatty() else logging.INFO
+                log.log(level, "warm start %d/%d: loss %.3f", row["step"], self._steps, row["sft/loss"])
+        self._seen = len(rows)
+
+    def close(self) -> None:
+        """Shows the rest and ends the bar."""
+        self.update()
+        self._bar.close()
