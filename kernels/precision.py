@@ -1,5 +1,8 @@
 """Facts about rounding that keep sampler and learner on the same numbers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 # Matrix products round the same for any batch of at least this many rows (seen with MKL on x86; below it another
@@ -15,6 +18,19 @@ def core_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     fp32 number nearly always, and the log-probabilities agree (DESIGN §4.1). What it costs is measured by
     benchmarks/core_precision.py. On a GPU, where fp64 is slow, they compute in fp32.
     """
-    if device.type == "cpu":
-        return torch.float64
-    return torch.promote_types(dtype, torch.float32)
+    single = torch.promote_types(dtype, torch.float32)
+    return torch.float64 if device.type == "cpu" and not _no_sampler_to_match else single
+
+
+_no_sampler_to_match = False
+
+
+@contextmanager
+def without_sampler() -> Iterator[None]:
+    """Within, the core computes in fp32 on a CPU too: for training that no sampler has to agree with."""
+    global _no_sampler_to_match
+    before, _no_sampler_to_match = _no_sampler_to_match, True
+    try:
+        yield
+    finally:
+        _no_sampler_to_match = before

@@ -26,7 +26,7 @@ class SFTProgress:
             self._bar.update(row["step"] - self._bar.n)
             self._bar.set_postfix(loss=f"{row['sft/loss']:.3f}")
             if row["step"] % LOG_EVERY == 0:
-                level = logging.DEBUG if self._bar.fp.isatty() else logging.INFO
+                level = logging.INFO if self._bar.disable else logging.DEBUG
                 log.log(level, "warm start %d/%d: loss %.3f", row["step"], self._steps, row["sft/loss"])
         self._seen = len(rows)
 

@@ -20,6 +20,7 @@ from transformers import (
 from trl import SFTConfig as TRLSFTConfig
 from trl import SFTTrainer
 
+from deltarl.kernels.precision import without_sampler
 from deltarl.model.checkpoint import load_model
 from deltarl.model.config import hybrid_config, layer_kinds
 from deltarl.model.hybrid import HybridForCausalLM
@@ -139,7 +140,8 @@ def supervise(
             callbacks=[_LogToJsonl(writer)] if writer else [],
         )
         trainer.remove_callback(PrinterCallback)  # its lines are ours, in another format
-        trainer.train()
+        with without_sampler():
+            trainer.train()
     finally:
         if writer:
             writer.close()

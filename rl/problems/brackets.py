@@ -1,23 +1,36 @@
-"""A bracketed sum times a digit, plus or minus a digit, such as `(3+8)*2-5`: easy in three steps, hard at a glance."""
+"""A bracketed sum times a digit, plus or minus digits, such as `(3+8)*2-5`: easy step by step, hard at a glance."""
 
 import random
+from typing import NamedTuple
 
 from deltarl.rl.problems.registry import Draft, family
 
-LARGEST_FACTOR = {1: 5, 2: 9}
+
+class Shape(NamedTuple):
+    """What a level is made of."""
+
+    largest_factor: int
+    tail_terms: int
 
 
-@family("brackets", levels=LARGEST_FACTOR)
+LEVELS = {1: Shape(5, 1), 2: Shape(9, 1), 3: Shape(9, 2), 4: Shape(9, 3)}
+
+
+@family("brackets", levels=LEVELS)
 def brackets(rng: random.Random, level: int) -> Draft:
-    """Operands of one digit; level 1 multiplies by 2 to 5, level 2 by 2 to 9. The factor stands on either side."""
-    a, b, last = (rng.randint(1, 9) for _ in range(3))
-    factor = rng.randint(2, LARGEST_FACTOR[level])
-    sign = rng.choice((1, -1))
+    """Operands of one digit; the factor stands on either side of the bracket, 1 to 3 terms follow."""
+    shape = LEVELS[level]
+    a, b, factor = rng.randint(1, 9), rng.randint(1, 9), rng.randint(2, shape.largest_factor)
     inner = a + b
-    product = inner * factor
-    value = product + sign * last
-    tail = f"{'+' if sign > 0 else '-'}{last}"
-    on_the_right = rng.random() < 0.5
-    text = f"({a}+{b})*{factor}{tail}" if on_the_right else f"{factor}*({a}+{b}){tail}"
-    step = f"{inner}*{factor}" if on_the_right else f"{factor}*{inner}"
-    return Draft(text, value, (f"{a}+{b}={inner}", f"{step}={product}", f"{product}{tail}={value}"))
+    value = inner * factor
+    if rng.random() < 0.5:
+        text, product = f"({a}+{b})*{factor}", f"{inner}*{factor}={value}"
+    else:
+        text, product = f"{factor}*({a}+{b})", f"{factor}*{inner}={value}"
+    steps = [f"{a}+{b}={inner}", product]
+    for _ in range(shape.tail_terms):
+        term = rng.choice((1, -1)) * rng.randint(1, 9)
+        steps.append(f"{value}{term:+d}={value + term}")
+        value += term
+        text += f"{term:+d}"
+    return Draft(text, value, steps)
