@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 quickstart: .venv/installed ## install, then warm start + GRPO on a laptop
 	$(BIN)/python rl/run_grpo.py --config configs/quickstart.yaml
 
-test: .venv/installed-test ## the fast tests; `make test ARGS="-m slow"` for others
+test: .venv/installed-test ## the tests; `make test ARGS="tests/rollout -x"` for some
 	DELTARL_FLA_PATH=.venv/fla $(BIN)/python -m pytest $(ARGS)
 
 check: .venv/installed-test ## formatter, linter, types

@@ -102,12 +102,12 @@ class Fleet:
             worker = self._workers[index] = self._spec.spawn()
             ready: ray.ObjectRef = worker.__ray_ready__.remote()
             wait_all([ready], f"one of the {self.name} to restart")
-            self._constructed(ready)
             try:
+                self._constructed(ready)
                 for method, args in self._state.items():
                     ray.get(getattr(worker, method).remote(*args))
                 return
-            except RayActorError as error:
+            except (RayActorError, WorkerLostError) as error:
                 lost = error
         raise WorkerLostError(f"{MAX_DEATHS} new {self.name} in a row died while they were started") from lost
 

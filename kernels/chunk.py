@@ -48,7 +48,7 @@ def beyond_factors(cumulative: Tensor) -> Tensor:
     """Rows `[...]` of G `[..., K]` whose decay cannot be split into exp(G_i)·exp(-G_j).
 
     G never increases, so if row i passes then so does every j ≤ i: the test looks at no later row, and neither
-    therefore does any rounding (DESIGN §4.3: causal to the bit).
+    therefore does any rounding: the form is causal to the bit.
     """
     return (cumulative < -FACTOR_LIMIT).any(-1)
 

@@ -1,4 +1,4 @@
-"""The one entry point to Kimi Delta Attention: chooses the implementation, checks shapes."""
+"""The entry point to Kimi Delta Attention over whole sequences: chooses the implementation, checks shapes."""
 
 import os
 

@@ -15,7 +15,7 @@ def core_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
     The learner runs these in chunked form, the sampler a row at a time; the two are equal in exact arithmetic but add
     in another order. On a CPU they compute in fp64 and round to fp32 once, at the end: both then arrive at the same
-    fp32 number nearly always, and the log-probabilities agree (DESIGN §4.1). What it costs is measured by
+    fp32 number nearly always, and the log-probabilities agree. What it costs is measured by
     benchmarks/core_precision.py. On a GPU, where fp64 is slow, they compute in fp32.
     """
     single = torch.promote_types(dtype, torch.float32)

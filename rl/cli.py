@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from deltarl.rl.config import RunConfig
+
+log = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
@@ -26,6 +30,17 @@ def parse_config(description: str, argv: Sequence[str] | None = None) -> RunConf
         return load_config(args.config, args.overrides)
     except ConfigError as error:
         parser.exit(2, f"configuration error: {error}\n")
+
+
+def exit_status(run: Callable[[], None]) -> int:
+    """Runs; 0, or 2 after a one-line message for whatever it raised. The run's log.txt has the traceback."""
+    try:
+        run()
+    except Exception as error:
+        log.debug("stopped by", exc_info=True)
+        print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)  # from an actor, it comes wrapped
+        return 2
+    return 0
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

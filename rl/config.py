@@ -159,7 +159,7 @@ class LearnerConfig(Section):
     num_cpus: PositiveFloat = 0.4
     learning_rate: PositiveFloat = 5e-4
     warmup_steps: NonNegativeInt = 5
-    """Steps of linear warm-up, after which the rate stays constant or decays."""
+    """Updates of linear warm-up, after which the rate stays constant or decays."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     weight_decay: NonNegativeFloat = 0.0
     """Not applied to A_log, dt_bias, norms and other vectors."""
@@ -244,6 +244,20 @@ class RunConfig(Section):
             raise ValueError(
                 f"sft.batch_size = {self.sft.batch_size} cannot be shared evenly among learner.num_ranks = "
                 f"{learner.num_ranks}"
+            )
+        if self.model.num_experts and self.model.num_experts_per_token > self.model.num_experts:
+            raise ValueError(
+                f"model.num_experts_per_token = {self.model.num_experts_per_token} exceeds model.num_experts = "
+                f"{self.model.num_experts}"
+            )
+        if (
+            self.sft is not None
+            and self.reward.marker != "boxed"
+            and (self.data.train.problems or self.sft.direct_fraction)
+        ):
+            raise ValueError(
+                f"the warm start would teach \\boxed{{}} while reward.marker = {self.reward.marker!r} looks elsewhere; "
+                "leave sft out, use reward.marker=boxed, or bring solutions of your own in a file"
             )
         room = self.model.max_position_embeddings
         if self.model.path is None and self.data.max_prompt_tokens + rollout.max_tokens > room:

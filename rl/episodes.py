@@ -49,11 +49,13 @@ class Episodes:
         return np.array([[len(t.completion_ids) for t in group] for group in self.groups])
 
     def train_samples(self, advantages: np.ndarray) -> list[TrainSample]:
-        """The answers with their advantages `[P, G]`, for the learner."""
+        """The answers that have a score, with their advantages `[P, G]`, for the learner."""
+        known = ~np.isnan(self.scores)
         return [
             TrainSample(t.prompt_ids, t.completion_ids, t.logprobs, float(advantages[i, j]))
             for i, group in enumerate(self.groups)
             for j, t in enumerate(group)
+            if known[i, j]
         ]
 
 

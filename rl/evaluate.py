@@ -15,7 +15,7 @@ from deltarl.rl.stages import RewardStage, Sampler
 from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.rng import derive_seed
 
-EVAL_STREAM = -1  # keeps evaluation's random numbers apart from those of training steps, which count from 0
+EVAL_STREAM = -1  # keeps evaluation's random numbers apart from those of training steps, which are positive
 
 
 def evaluate(

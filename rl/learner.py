@@ -26,7 +26,7 @@ class Learner:
     """Holds the policy and its optimizer.
 
     The loss of an update is normalised by the completion tokens of the whole global minibatch, so that the gradient is
-    the same for any micro-batch size and any number of ranks (DESIGN §4.4).
+    the same for any micro-batch size and any number of ranks.
     """
 
     def __init__(self, config: LearnerConfig, model_path: str, total_updates: int, temperature: float):

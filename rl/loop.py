@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import ray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
@@ -48,34 +47,51 @@ class Loop:
         self.seconds_before, self.started = 0.0, time.monotonic()
         self.times: dict[str, float] = {}
         self.first_step = self._resume(run_dir)
+        # The last step that changed the weights, whose rows are written, and that has a checkpoint.
+        self.weights_step = self.logged_step = self.saved_step = self.first_step - 1
         mode, project = config.logging.wandb, config.logging.wandb_project
         self.metrics = MetricsWriter(run_dir, config.model_dump(mode="json"), mode, project, config.name)
         self.samples = SampleWriter(run_dir)
 
     def run(self) -> None:
-        """From the first step not done yet to the last."""
+        """From the first step not done yet to the last.
+
+        If sampling or scoring fails, the steps done so far are saved before the error goes on.
+        """
+        try:
+            if self.first_step == 1:
+                self._log(0, self._evaluate(0))
+            steps = range(self.first_step, self.config.steps + 1)
+            bar = tqdm(steps, initial=self.first_step - 1, total=self.config.steps, unit="step", disable=None)
+            for step in bar:
+                with logging_redirect_tqdm():
+                    self._step(step, bar)
+        except Exception:
+            if self.logged_step > self.saved_step and self.weights_step == self.logged_step:
+                self._save(self.logged_step)
+            raise
+        finally:
+            self.metrics.close()
+            self.samples.close()
+
+    def _step(self, step: int, bar: tqdm) -> None:
         config = self.config
-        if self.first_step == 1:
-            self._log(0, self._evaluate(0))
-        steps = range(self.first_step, config.steps + 1)
-        bar = tqdm(steps, initial=self.first_step - 1, total=config.steps, unit="step", disable=None)
-        for step in bar:
-            with self._timed("step"), logging_redirect_tqdm():
-                episodes = self._sample_and_score(step)
-                row = train_metrics(episodes) | self._learn(episodes)
-                with self._timed("weight_sync"):
-                    self._publish()
-                if step % config.eval.interval == 0 or step == config.steps:
-                    row |= self._evaluate(step)
-            self.tokens_total += row["tokens/completion"]
-            self._log(step, row, bar)
-            self.samples.log(sample_rows(episodes, step, "train", config.logging.samples_per_step))
-            if step % config.checkpoint.interval == 0 or step == config.steps:
-                # After the rows it vouches for are on disk; its time is therefore logged with the next step.
-                with self._timed("checkpoint"):
-                    self._save(step)
-        self.metrics.close()
-        self.samples.close()
+        with self._timed("step"):
+            episodes = self._sample_and_score(step)
+            self.weights_step = step
+            row = train_metrics(episodes) | self._learn(episodes)
+            with self._timed("weight_sync"):
+                self._publish()
+            if step % config.eval.interval == 0 or step == config.steps:
+                row |= self._evaluate(step)
+        self.tokens_total += row["tokens/completion"]
+        self._log(step, row, bar)
+        self.samples.log(sample_rows(episodes, step, "train", config.logging.samples_per_step))
+        self.logged_step = step
+        if step % config.checkpoint.interval == 0 or step == config.steps:
+            # After the rows it vouches for are on disk; its time is therefore logged with the next step.
+            with self._timed("checkpoint"):
+                self._save(step)
 
     def _sample_and_score(self, step: int) -> Episodes:
         rollout, train = self.config.rollout, self.problems.train
@@ -101,7 +117,12 @@ class Loop:
     def _learn(self, episodes: Episodes) -> dict[str, float]:
         learner = self.config.learner
         advantages = group_advantages(episodes.scores, learner.scale_rewards)
-        batch = split_batch(episodes.train_samples(advantages), learner.num_ranks, learner.num_minibatches)
+        samples = episodes.train_samples(advantages)
+        if len(samples) < learner.num_ranks * learner.num_minibatches:
+            raise ValueError(
+                f"only {len(samples)} answers of this step have a score; no reward function gave the others one"
+            )
+        batch = split_batch(samples, learner.num_ranks, learner.num_minibatches)
         with self._timed("update"):
             metrics = self.fleets.learner.scatter("update", [(share,) for share in batch])[0]
         tokens = sum(len(s) for share in batch for minibatch in share for s in minibatch.samples)
@@ -149,11 +170,12 @@ class Loop:
 
     def _save(self, step: int) -> None:
         def write(folder: Path) -> None:
-            ray.get(self.fleets.learner.first("save", folder.resolve()))
+            self.fleets.learner.first("save", folder.resolve())
             self.tokenizer.save_pretrained(folder)
 
         state = {"tokens_total": self.tokens_total, "seconds": self._seconds(), "restarts": self._restarts()}
         self.store.save(step, state, write)
+        self.saved_step = step
 
     def _resume(self, run_dir: Path) -> int:
         """Goes back to the newest checkpoint, if there is one; returns the first step to do."""

@@ -17,7 +17,6 @@ FREE_KEYS = (
     "output_dir",
     "checkpoint",
     "logging",
-    "reward.timeout",
     "reward.num_cpus",
     "rollout.num_cpus",
     "learner.num_cpus",
@@ -27,12 +26,15 @@ FREE_KEYS = (
 def open_run_dir(config: RunConfig) -> Path:
     """Makes the run's folder and writes the resolved config; opens it again to resume the same run.
 
+    A folder in which nothing has been computed yet, because the data or a plug-in was refused, is free for another try.
+
     Raises:
         ConfigError: the folder holds a run with another configuration.
     """
     run_dir = config.run_dir
     file = run_dir / CONFIG_FILE
-    if file.exists() and file.stat().st_size:
+    started = any((run_dir / name).exists() for name in ("initial", "sft", "metrics.jsonl"))
+    if started and file.exists() and file.stat().st_size:
         before, now = _flatten(yaml.safe_load(file.read_text())), _flatten(config.model_dump(mode="json"))
         differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
         differ = [k for k in differ if not k.startswith(FREE_KEYS)]

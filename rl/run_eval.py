@@ -2,14 +2,14 @@
 
 python rl/run_eval.py --config configs/quickstart.yaml [key=value ...]
 
-Takes the newest checkpoint of the recipe's run, or model.path if that is given.
+Takes the newest checkpoint of the recipe's run, or model.path if the run has none.
 """
 
 import json
 import sys
 from collections.abc import Sequence
 
-from deltarl.rl.cli import ConfigError, parse_config
+from deltarl.rl.cli import ConfigError, exit_status, parse_config
 from deltarl.rl.config import RunConfig
 
 
@@ -24,7 +24,7 @@ def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
     from deltarl.rl.warm_start import load_tokenizer
     from deltarl.rollout.engine import Engine
 
-    path = config.model.path or CheckpointStore(config.run_dir, config.checkpoint.keep).latest()
+    path = CheckpointStore(config.run_dir, config.checkpoint.keep).latest() or config.model.path
     if path is None:
         raise ConfigError(f"{config.run_dir} has no checkpoint; run the recipe first, or give model.path=FOLDER")
     tokenizer = load_tokenizer(config.model)
@@ -49,12 +49,7 @@ def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Console script `deltarl-eval`; prints one JSON object."""
     config = parse_config("Evaluate a checkpoint on held-out problems.", argv)
-    try:
-        print(json.dumps(evaluate_checkpoint(config), indent=2))
-    except (ConfigError, ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(json.dumps(evaluate_checkpoint(config), indent=2)))
 
 
 if __name__ == "__main__":

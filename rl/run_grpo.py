@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from deltarl.actor import runtime
-from deltarl.rl.cli import parse_config
+from deltarl.rl.cli import exit_status, parse_config
 from deltarl.rl.config import RunConfig
 from deltarl.rl.run_dir import log_to, open_run_dir
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("deltarl.rl.run_grpo")  # also when run as a script
 
 
 def train(config: RunConfig) -> None:
@@ -29,9 +29,10 @@ def train(config: RunConfig) -> None:
     from deltarl.rl.loop import Loop
     from deltarl.rl.problem_set import ProblemSet, demonstrations
     from deltarl.rl.report import write_report
-    from deltarl.rl.warm_start import load_tokenizer, starting_point
+    from deltarl.rl.warm_start import check_context, load_tokenizer, starting_point
 
     Scorer(**scorer_arguments(config.reward)).close()  # a plug-in that cannot be loaded is refused now
+    check_context(config)
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
     shown = demonstrations(problems.train, config.sft) if config.sft else []
@@ -54,14 +55,7 @@ def train(config: RunConfig) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Console script `deltarl-grpo`."""
     config = parse_config("Train a policy with GRPO.", argv)
-    try:
-        train(config)
-    except Exception as error:
-        # Raised within an actor, it comes wrapped; the log has it whole.
-        log.debug("stopped by", exc_info=True)
-        print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: train(config))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, disable_progress_bars
 from transformers import (
     AutoTokenizer,
+    KimiLinearConfig,
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
@@ -36,7 +37,26 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, or the byte-level one of a model made here."""
     if config.path is None:
         return byte_tokenizer(config.tokenizer_extra_tokens)
-    return AutoTokenizer.from_pretrained(config.path)
+    tokenizer = AutoTokenizer.from_pretrained(config.path)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer in {config.path} has no end-of-sequence token to stop an answer at")
+    return tokenizer
+
+
+def check_context(config: RunConfig) -> None:
+    """Refuses prompts and answers that together exceed what the checkpoint takes.
+
+    Raises:
+        ValueError: they do.
+    """
+    if config.model.path is None:
+        return  # RunConfig has checked it
+    limit = KimiLinearConfig.from_pretrained(config.model.path).max_position_embeddings
+    asked = config.data.max_prompt_tokens + config.rollout.max_tokens
+    if asked > limit:
+        raise ValueError(
+            f"data.max_prompt_tokens + rollout.max_tokens = {asked} exceeds the context of {config.model.path}, {limit}"
+        )
 
 
 def new_model(config: ModelConfig, vocab_size: int, seed: int) -> HybridForCausalLM:

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -75,7 +74,6 @@ def local_fleets() -> Iterator[None]:
         patch.setattr(fleets, "warm_start", lambda *args: None)  # `starting_point` then does it in this process
         patch.setattr(runtime, "start", lambda cpus: None)
         patch.setattr(runtime, "stop", lambda: None)
-        patch.setattr(loop, "ray", SimpleNamespace(get=lambda x: x))
         yield
 
 
@@ -261,6 +259,7 @@ def test_a_plug_in_that_fails_is_named_and_what_there_was_is_kept(with_plugin, n
         train(config)
     assert told in str(error.value)
     assert [row["step"] for row in read_jsonl(config.run_dir / "metrics.jsonl")] == [0, 1]
+    assert [c.name for c in (config.run_dir / "checkpoints").iterdir()] == ["step_000001"]
     assert (config.run_dir / "report.html").is_file()
 
 
@@ -273,7 +272,10 @@ def test_the_command_refuses_bad_data_and_a_foreign_folder_in_one_line(tiny, cap
     arguments = ["--config", str(TINY), f"output_dir={tmp_path / 'runs'}"]
     assert main([*arguments, "data.max_prompt_tokens=2"]) == 2
     assert "error: data.train: row 0: the prompt has" in capsys.readouterr().err
-    assert main([*arguments, "data.max_prompt_tokens=3"]) == 2
+    assert main([*arguments, "data.max_prompt_tokens=3"]) == 2, "nothing was computed: the folder is free"
+    assert "error: data.train: row 0: the prompt has" in capsys.readouterr().err
+    (tmp_path / "runs" / yaml.safe_load(TINY.read_text())["name"] / "initial").mkdir()
+    assert main([*arguments, "data.max_prompt_tokens=4"]) == 2
     message = capsys.readouterr().err
-    assert "data.max_prompt_tokens: 2 there, 3 here" in message
+    assert "data.max_prompt_tokens: 3 there, 4 here" in message
     assert message.count("\n") == 1

@@ -29,6 +29,7 @@ def test_the_folder_holds_the_whole_resolved_config_and_opens_again(tiny):
 )
 def test_another_config_is_refused_by_the_name_of_what_differs(tiny, override, told):
     run_dir = open_run_dir(tiny())
+    (run_dir / "initial").mkdir()
     before = (run_dir / "config.yaml").read_text()
     with pytest.raises(ConfigError, match="name=tiny-2") as error:
         open_run_dir(tiny(override))
@@ -36,8 +37,14 @@ def test_another_config_is_refused_by_the_name_of_what_differs(tiny, override, t
     assert (run_dir / "config.yaml").read_text() == before
 
 
-def test_what_does_not_change_the_result_may_differ(tiny):
+def test_a_folder_in_which_nothing_was_computed_is_free(tiny):
     open_run_dir(tiny())
+    run_dir = open_run_dir(tiny("seed=7"))
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["seed"] == 7
+
+
+def test_what_does_not_change_the_result_may_differ(tiny):
+    (open_run_dir(tiny()) / "initial").mkdir()
     free = ["checkpoint.interval=5", "logging.samples_per_step=0", "rollout.num_cpus=1", "learner.num_cpus=1"]
     assert open_run_dir(tiny(*free)).is_dir()
 
