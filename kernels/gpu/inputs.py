@@ -1,0 +1,78 @@
+"""The arguments of Kimi Delta Attention as the kernels take them: checked once, in one place."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deltarl.kernels.gpu.ops import operand_dtype
+from deltarl.kernels.gpu.rows import BOUNDED, LOG_DECAY, SOFTPLUS
+
+HEAD_DIMS = (16, 32, 64, 128)
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How the gate input becomes a log decay: `kind` of `rows.py`; a_log `[H]`, dt_bias `[H*K]` fp32 or None."""
+
+    kind: int
+    a_log: Tensor | None
+    dt_bias: Tensor | None
+    lower_bound: float
+
+    @classmethod
+    def of(cls, a_log: Tensor | None, dt_bias: Tensor | None, lower_bound: float | None, in_kernel: bool) -> "Gate":
+        if not in_kernel:
+            return cls(LOG_DECAY, None, None, 0.0)
+        if a_log is None or dt_bias is None:
+            raise ValueError("use_gate_in_kernel needs A_log [H] and dt_bias [H*K]")
+        if lower_bound is not None and lower_bound >= 0:
+            raise ValueError(f"lower_bound must be below 0, got {lower_bound}")
+        kind = SOFTPLUS if lower_bound is None else BOUNDED
+        return cls(kind, a_log.float().flatten(), dt_bias.float().flatten(), lower_bound or 0.0)
+
+
+@dataclass(frozen=True)
+class ChunkInputs:
+    """Tokens of packed sequences: q, k, g `[T, H, K]`, v `[T, H, V]`, beta `[T, H]`; each token's values contiguous.
+
+    Attributes:
+        norm: L2-normalise q and k.  sigmoid: beta is given as logits.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    g: Tensor
+    beta: Tensor
+    gate: Gate
+    scale: float
+    norm: bool
+    sigmoid: bool
+
+    def __post_init__(self) -> None:
+        tokens, heads, key_dim = self.q.shape
+        value_dim = self.v.shape[-1]
+        if key_dim not in HEAD_DIMS or value_dim not in HEAD_DIMS:
+            raise ValueError(f"the Triton kernels take head dims {HEAD_DIMS}; got K = {key_dim}, V = {value_dim}")
+        for name, x in self.tensors().items():
+            if x.dtype not in FLOATS:
+                raise ValueError(f"the Triton kernels take fp32, bf16 and fp16; {name} is {x.dtype}")
+        if self.gate.a_log is not None and self.gate.dt_bias is not None:
+            sizes = (self.gate.a_log.numel(), self.gate.dt_bias.numel())
+            if sizes != (heads, heads * key_dim):
+                raise ValueError(f"A_log and dt_bias must have H = {heads} and H*K = {heads * key_dim} elements: {sizes}")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"q": self.q, "k": self.k, "v": self.v, "g": self.g, "beta": self.beta}
+
+    @property
+    def operand(self) -> torch.dtype:
+        """Dtype of matrix operands and intermediates."""
+        return operand_dtype(self.q.dtype)
+
+
+def rows_contiguous(x: Tensor) -> Tensor:
+    """`x` `[T, ...]`, copied only if the elements of one token are not contiguous."""
+    return x if x.numel() == 0 or x[0].is_contiguous() else x.contiguous()

@@ -1,0 +1,105 @@
+"""First kernel of the backward pass: the gradient of the state walks back over the chunks of a sequence.
+
+With `do` the gradient of the output and `dS⁺` that of the state after a chunk (`deltarl.kernels.gpu.scan`):
+
+    dv' = Aqkᵀ do + k° dS⁺      db = Tᵀ dv'      dS = Diag(e^{G_C}) dS⁺ + q⁺ᵀ do − k⁺ᵀ (β db)
+
+None of it needs the state itself. One program owns a block of value channels of one head of one sequence, and everything
+is held transposed, as in the forward scan.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deltarl.kernels.gpu.index import CHUNK, GROUP, ChunkIndex
+from deltarl.kernels.gpu.inputs import ChunkInputs
+from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid
+from deltarl.kernels.gpu.prepare import Prepared
+from deltarl.kernels.gpu.scan import value_block
+
+
+@triton.jit
+def reverse_scan_kernel(
+    d_out, beta, k_in, q_in, k_out, inverse, attend, decay, d_final, d_initial, d_rows, checkpoints,
+    cu_seqlens, first_chunk, first_group, beta_stride,
+    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
+    SIGMOID: tl.constexpr, OPERAND: tl.constexpr, D_FINAL: tl.constexpr, D_INITIAL: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(0) % (V // BV)
+    pair = (tl.program_id(0) // (V // BV)).to(tl.int64)
+    n, head = pair // H, pair % H
+    begin, end = tl.load(cu_seqlens + n), tl.load(cu_seqlens + n + 1)
+    chunk0, group0 = tl.load(first_chunk + n).to(tl.int64), tl.load(first_group + n).to(tl.int64)
+    num_chunks = tl.load(first_chunk + n + 1) - tl.load(first_chunk + n)
+
+    row, channel = tl.arange(0, C), tl.arange(0, K)
+    value = block * BV + tl.arange(0, BV)
+    tile = pair * K * V + channel[None, :] * V + value[:, None]
+    d_state = tl.zeros([BV, K], tl.float32)
+    if D_FINAL:
+        d_state = tl.load(d_final + tile)
+
+    for step in range(num_chunks):
+        c = num_chunks - 1 - step
+        token = begin + c * C + row
+        valid = token < end
+        at = token * H + head
+        wide, square = at[:, None] * K + channel[None, :], at[:, None] * C + row[None, :]
+        k_up = tl.load(k_in + wide, valid[:, None], 0.0)
+        q_up = tl.load(q_in + wide, valid[:, None], 0.0)
+        k_end = tl.load(k_out + wide, valid[:, None], 0.0)
+        solve = tl.load(inverse + square, valid[:, None], 0.0)
+        aqk = tl.load(attend + square, valid[:, None], 0.0)
+        at_end = tl.load(decay + ((chunk0 + c) * H + head) * K + channel)
+        b = tl.load(beta + token * beta_stride + head, valid, 0.0).to(tl.float32)
+        if SIGMOID:
+            b = sigmoid(b)
+        column = at[None, :] * V + value[:, None]
+        d_o = rounded(tl.load(d_out + column, valid[None, :], 0.0).to(tl.float32), OPERAND)
+        if (c % GROUP == GROUP - 1) | (step == 0):
+            where = ((group0 + c // GROUP) * H + head) * K * V + value[:, None] * K + channel[None, :]
+            tl.store(checkpoints + where, rounded(d_state, OPERAND))
+
+        d_new = product(d_o, aqk)
+        d_new = product(rounded(d_state, OPERAND), tl.trans(k_end), acc=d_new)
+        d_row = product(rounded(d_new, OPERAND), solve)
+        tl.store(d_rows + column, rounded(d_row, OPERAND), valid[None, :])
+        d_state = product(d_o, q_up, acc=d_state * at_end[None, :])
+        d_state = product(rounded(-b[None, :] * d_row, OPERAND), k_up, acc=d_state)
+
+    if D_INITIAL:
+        tl.store(d_initial + tile, d_state)
+
+
+def reverse_scan(
+    x: ChunkInputs,
+    index: ChunkIndex,
+    p: Prepared,
+    d_out: Tensor,
+    d_final: Tensor | None,
+    d_initial: Tensor | None,
+    checkpoints: Tensor,
+) -> Tensor:
+    """Launches the kernel; returns db `[T, H, V]` in the operand dtype.
+
+    Args:
+        d_out: `[T, H, V]` contiguous.  d_final: `[N, H, K, V]` fp32 or None for zeros.
+        d_initial: receives the gradient of the initial states.
+        checkpoints: `[NG, H, V, K]` receives the gradient of the state after every group of `GROUP` chunks.
+    """
+    tokens, heads, key_dim = x.q.shape
+    value_dim = x.v.shape[-1]
+    d_rows = x.v.new_empty(tokens, heads, value_dim, dtype=x.operand)
+    block = value_block(value_dim, x.operand)
+    if index.num_sequences:
+        reverse_scan_kernel[(index.num_sequences * heads * (value_dim // block),)](
+            d_out, x.beta, p.k_in, p.q_in, p.k_out, p.inverse, p.attend, p.decay,
+            d_final, d_initial, d_rows, checkpoints,
+            index.cu_seqlens, index.first_chunk, index.first_group, x.beta.stride(0),
+            H=heads, K=key_dim, V=value_dim, BV=block, C=CHUNK, GROUP=GROUP,
+            SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand],
+            D_FINAL=d_final is not None, D_INITIAL=d_initial is not None, num_warps=4, num_stages=2,
+        )  # fmt: skip
+    return d_rows

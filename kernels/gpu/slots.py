@@ -1,0 +1,67 @@
+"""What the decoder remembers of a sequence: the state at its last chunk boundary and the rows of the chunk since."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deltarl.kernels.gpu.index import CHUNK
+from deltarl.kernels.gpu.ops import operand_dtype
+
+
+@dataclass
+class SlotState:
+    """S slots, a sequence each; updated in place by prefill and decode.
+
+    Rows at and beyond a sequence's offset within its chunk hold leftovers that are never read.
+
+    state: `[S, H, K, V]` fp32.  k: `[S, H, C, K]` normalised keys.  cumulative: `[S, H, C, K]` fp32, their G.
+    inverse: `[S, H, C, C]` fp32 rows of T.  values: `[S, H, C, V]`, rows of β (v − k⁺ S), before T is applied.
+    """
+
+    state: Tensor
+    k: Tensor
+    cumulative: Tensor
+    inverse: Tensor
+    values: Tensor
+
+    @classmethod
+    def empty(
+        cls, slots: int, heads: int, key_dim: int, value_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> "SlotState":
+        """
+        Args:
+            dtype: of the model's activations.
+        """
+        operand = operand_dtype(dtype)
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(slots, heads, *shape, dtype=dtype, device=device)
+
+        return cls(
+            state=zeros(key_dim, value_dim),
+            k=zeros(CHUNK, key_dim, dtype=operand),
+            cumulative=zeros(CHUNK, key_dim),
+            inverse=zeros(CHUNK, CHUNK),
+            values=zeros(CHUNK, value_dim, dtype=operand),
+        )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.state, self.k, self.cumulative, self.inverse, self.values
+
+    def __getitem__(self, rows: slice) -> "SlotState":
+        """A view of some slots."""
+        return SlotState(*(x[rows] for x in self.tensors()))
+
+
+class Tail(NamedTuple):
+    """The last chunk of each of N sequences, on its way from the prepare kernel to the slots: see `SlotState`."""
+
+    k: Tensor
+    cumulative: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def empty(cls, sequences: int, like: SlotState) -> "Tail":
+        return cls(*(x.new_empty(sequences, *x.shape[1:]) for x in (like.k, like.cumulative, like.inverse)))
