@@ -23,9 +23,9 @@ from torch import Tensor
 
 from deltarl.kernels.gpu.index import CHUNK, GROUP, ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs
-from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid
+from deltarl.kernels.gpu.ops import TRITON_DTYPES, precise_product, product, rounded, sigmoid
 from deltarl.kernels.gpu.prepare import LIMIT, Prepared
-from deltarl.kernels.gpu.rows import cumulative, log_decay, log_decay_gradient, unit_rows
+from deltarl.kernels.gpu.rows import cumulative, log_decay, log_decay_gradient, unit_columns
 
 
 class Gradients(NamedTuple):
@@ -41,36 +41,37 @@ class Gradients(NamedTuple):
 
 
 @triton.jit
-def unit_rows_gradient(d, unit, rstd, NORM: tl.constexpr):
-    """Gradient before L2 normalisation: `rstd (d − unit (unit · d))`."""
+def unit_columns_gradient(d, unit, rstd, NORM: tl.constexpr):
+    """Gradient before L2 normalisation of columns: `rstd (d − unit (unit · d))`."""
     if NORM:
-        d = rstd[:, None] * (d - unit * tl.sum(unit * d, 1)[:, None])
+        d = rstd[None, :] * (d - unit * tl.sum(unit * d, 0)[None, :])
     return d
 
 
 @triton.jit
-def far_gradients(
-    d_aqk, d_akk, q_scaled, k, cum, far, C: tl.constexpr, K: tl.constexpr
-):  # fmt: skip
-    """The far rows' part of `Σ_j dA_ij k_j e^{G_i−G_j}` for q and k, and of dk_j `Σ_i e^{G_i−G_j} (dA_ij x_i)`."""
-    row = tl.arange(0, C)
-    d_q, d_k, d_key = tl.zeros([C, K], tl.float32), tl.zeros([C, K], tl.float32), tl.zeros([C, K], tl.float32)
+def far_gradients(d_aqk, d_akk, queries, keys, cum, far, C: tl.constexpr, K: tl.constexpr):
+    """The far rows' part of `Σ_j dA_ij k_j e^{G_i−G_j}` for q and k, and of dk_j `Σ_i e^{G_i−G_j} (dA_ij x_i)`.
+
+    d_aqk, d_akk: `[C, C]` below the diagonal.  queries, keys, cum and results: `[K, C]`.
+    """
+    column = tl.arange(0, C)
+    d_q, d_k, d_key = tl.zeros([K, C], tl.float32), tl.zeros([K, C], tl.float32), tl.zeros([K, C], tl.float32)
     for j in range(C):
-        is_j = row[:, None] == j
-        at_j = tl.sum(tl.where(is_j, cum, 0.0), 0)[None, :]
-        k_j = tl.sum(tl.where(is_j, k, 0.0), 0)[None, :]
-        weight = tl.where(far[:, None], tl.exp(tl.minimum(cum - at_j, 0.0)), 0.0)
-        qk = tl.sum(tl.where(row[None, :] == j, d_aqk, 0.0), 1)[:, None] * weight
-        kk = tl.sum(tl.where(row[None, :] == j, d_akk, 0.0), 1)[:, None] * weight
+        is_j = column[None, :] == j
+        at_j = tl.sum(tl.where(is_j, cum, 0.0), 1)[:, None]
+        k_j = tl.sum(tl.where(is_j, keys, 0.0), 1)[:, None]
+        weight = tl.where(far[None, :], tl.exp(tl.minimum(cum - at_j, 0.0)), 0.0)
+        qk = tl.sum(tl.where(is_j, d_aqk, 0.0), 1)[None, :] * weight
+        kk = tl.sum(tl.where(is_j, d_akk, 0.0), 1)[None, :] * weight
         d_q += qk * k_j
         d_k += kk * k_j
-        d_key += tl.where(is_j, tl.sum(qk * q_scaled + kk * k, 0)[None, :], 0.0)
+        d_key += tl.where(is_j, tl.sum(qk * queries + kk * keys, 1)[:, None], 0.0)
     return d_q, d_k, d_key
 
 
 @triton.jit
 def gradients_kernel(
-    q, k, v, g, beta, a_log, dt_bias, inverse, keys, d_out, d_rows, before, after,
+    q, k, v, g, beta, a_log, dt_bias, inverse, keys_in, d_out, d_rows, before, after,
     d_q, d_k, d_v, d_g, d_beta, d_a_log, d_dt_bias, kept_new, kept_k, kept_g,
     cu_seqlens, first_group, group_sequence,
     q_stride, k_stride, v_stride, g_stride, beta_stride, scale, lower_bound, num_sequences,
@@ -85,110 +86,118 @@ def gradients_kernel(
     begin += (group - tl.load(first_group + n)) * GROUP * C
 
     row, channel, value = tl.arange(0, C), tl.arange(0, K), tl.arange(0, V)
-    within, within_v = head * K + channel[None, :], head * V + value[None, :]
+    within, within_v = head * K + channel[:, None], head * V + value[:, None]
     state_tile = (group * H + head) * K * V + value[:, None] * K + channel[None, :]
     state = tl.load(before + state_tile).to(tl.float32)
     num_chunks = tl.minimum(GROUP, (end - begin + C - 1) // C).to(tl.int32)
-    lower_half, strict = row[:, None] >= row[None, :], row[:, None] > row[None, :]
+    strict = row[:, None] > row[None, :]
 
     for c in range(num_chunks):
         token = begin + c * C + row
         valid = token < end
-        inside = valid[:, None]
+        inside = valid[None, :]
         at = token * H + head
-        wide, tall = at[:, None] * K + channel[None, :], at[:, None] * V + value[None, :]
-        q_row, q_rstd = unit_rows(tl.load(q + token[:, None] * q_stride + within, inside, 0.0), NORM, C, K, OPERAND)
-        k_row, _ = unit_rows(tl.load(k + token[:, None] * k_stride + within, inside, 0.0), NORM, C, K, OPERAND)
-        gate = tl.load(g + token[:, None] * g_stride + within, inside, 0.0).to(tl.float32)
+        wide, tall = at[None, :] * K + channel[:, None], at[None, :] * V + value[:, None]
+        gate = tl.load(g + token[None, :] * g_stride + within, inside, 0.0).to(tl.float32)
         step = tl.where(inside, log_decay(gate, a_log, dt_bias, lower_bound, head, GATE, K), 0.0)
-        cum = cumulative(step, tl.zeros([C, K], tl.float32), C)
+        cum = cumulative(step, C, OPERAND)
+        keys, _ = unit_columns(tl.load(k + token[None, :] * k_stride + within, inside, 0.0), NORM, C, OPERAND)
+        queries, q_rstd = unit_columns(tl.load(q + token[None, :] * q_stride + within, inside, 0.0), NORM, C, OPERAND)
         up, down = tl.exp(cum), tl.exp(tl.minimum(-cum, LIMIT))
-        k_up, q_up = rounded(k_row * up, OPERAND), rounded(q_row * scale * up, OPERAND)
-        k_down = rounded(k_row * down, OPERAND)
-        at_end = tl.sum(tl.where((row == C - 1)[:, None], cum, 0.0), 0)
-        k_end = rounded(k_row * tl.exp(at_end[None, :] - cum), OPERAND)
+        k_up = rounded(keys * up, OPERAND)
         b = tl.load(beta + token * beta_stride + head, valid, 0.0).to(tl.float32)
         if SIGMOID:
             b = sigmoid(b)
-        solve = tl.load(inverse + at[:, None] * C + row[None, :], inside, 0.0)
-        akk = tl.load(keys + at[:, None] * C + row[None, :], inside, 0.0).to(tl.float32)
-        v_row = tl.load(v + token[:, None] * v_stride + within_v, inside, 0.0).to(tl.float32)
+        square = at[:, None] * C + row[None, :]
+        solve = tl.load(inverse + square, valid[:, None], 0.0)
         d_o = rounded(tl.load(d_out + tall, inside, 0.0).to(tl.float32), OPERAND)
-        d_b = tl.load(d_rows + tall, inside, 0.0).to(tl.float32)
+        d_b = tl.load(d_rows + tall, inside, 0.0)
 
         left = rounded(state, OPERAND)
-        error = v_row - tl.trans(product(left, tl.trans(k_up)))
-        new = rounded(product(solve, rounded(b[:, None] * error, OPERAND)), OPERAND)
-        d_value = b[:, None] * d_b
-        d_value_op = rounded(d_value, OPERAND)
-        d_aqk = tl.where(lower_half, product(d_o, tl.trans(new)), 0.0)
-        d_lower = tl.where(strict, -product(rounded(d_b, OPERAND), tl.trans(new)), 0.0)
-        d_akk = b[:, None] * d_lower
-        d_logit = tl.sum(d_b * error, 1) + tl.sum(d_lower * akk, 1)
+        error = tl.load(v + token[None, :] * v_stride + within_v, inside, 0.0).to(tl.float32) - product(left, k_up)
+        new = rounded(product(rounded(b[None, :] * error, OPERAND), tl.trans(solve)), OPERAND)
+        tl.store(kept_new + tall, new, inside)
+        d_aqk = product(tl.trans(d_o), new)
+        d_lower = tl.where(strict, -product(tl.trans(d_b), new), 0.0)
+        akk = tl.load(keys_in + square, valid[:, None], 0.0).to(tl.float32)
+        d_logit = tl.sum(d_b.to(tl.float32) * error, 0) + tl.sum(d_lower * akk, 1)
         if SIGMOID:
             d_logit *= b * (1.0 - b)
         tl.store(d_beta + at, d_logit.to(d_beta.dtype.element_ty), valid)
+        d_value = b[None, :] * d_b.to(tl.float32)
         tl.store(d_v + tall, rounded(d_value, d_v.dtype.element_ty), inside)
 
-        far = tl.max(tl.where(cum < -LIMIT, 1, 0), 1) > 0
-        any_far = tl.max(tl.where(far, 1, 0), 0) > 0
+        # The diagonal of Aqk does not decay: left out of what makes dG, where its two parts would have to cancel.
+        d_diagonal = tl.sum(tl.where(row[:, None] == row[None, :], d_aqk, 0.0), 0)[None, :]
+        d_aqk = tl.where(strict, d_aqk, 0.0)
+        d_akk = b[:, None] * d_lower
+        far = tl.max(tl.where(cum < -LIMIT, 1, 0), 0) > 0
         near_aqk = rounded(tl.where(far[:, None], 0.0, d_aqk), OPERAND)
         near_akk = rounded(tl.where(far[:, None], 0.0, d_akk), OPERAND)
-        d_q_row = scale * up * product(near_aqk, k_down, acc=product(d_o, left))
-        d_k_row = up * product(near_akk, k_down, acc=-product(d_value_op, left))
-        d_k_key = product(tl.trans(near_akk), k_up, acc=product(tl.trans(near_aqk), q_up)) * down
-        if any_far:
-            far_q, far_k, far_key = far_gradients(d_aqk, d_akk, q_row * scale, k_row, cum, far, C, K)
-            d_q_row += scale * far_q
-            d_k_row += far_k
-            d_k_key += far_key
-        tl.store(kept_g + wide, q_row * d_q_row + k_row * (d_k_row - d_k_key), inside)
-        tl.store(kept_k + wide, (d_k_row + d_k_key).to(kept_k.dtype.element_ty), inside)
-        tl.store(kept_new + tall, new, inside)
-        d_q_row = unit_rows_gradient(d_q_row, q_row, q_rstd, NORM)
-        tl.store(d_q + wide, rounded(d_q_row, d_q.dtype.element_ty), inside)
-        state = product(tl.trans(new), k_end, acc=state * tl.exp(at_end)[None, :])
+        k_down, q_up = rounded(keys * down, OPERAND), rounded(queries * scale * up, OPERAND)
+        d_query = product(k_down, tl.trans(near_aqk), acc=product(tl.trans(left), d_o))
+        d_key_up = product(k_down, tl.trans(near_akk), acc=product(tl.trans(left), rounded(-d_value, OPERAND)))
+        d_key_down = product(k_up, near_akk, acc=product(q_up, near_aqk))
+        # With the rounded factors of the products, so that what a pair adds at one token it takes away at the other.
+        d_cum = q_up.to(tl.float32) * d_query + k_up.to(tl.float32) * d_key_up - k_down.to(tl.float32) * d_key_down
+        d_query, d_key_up, d_key_down = up * d_query, up * d_key_up, down * d_key_down
+        if tl.max(tl.where(far, 1, 0), 0) > 0:
+            far_q, far_k, far_key = far_gradients(d_aqk, d_akk, queries * scale, keys, cum, far, C, K)
+            d_cum += queries * scale * far_q + keys * (far_k - far_key)
+            d_query += far_q
+            d_key_up += far_k
+            d_key_down += far_key
+        tl.store(kept_g + wide, d_cum, inside)
+        d_key = d_key_up + d_key_down + d_diagonal * scale * queries
+        tl.store(kept_k + wide, rounded(d_key, OPERAND), inside)
+        d_query = scale * (d_query + d_diagonal * keys)
+        d_query = unit_columns_gradient(d_query, queries, q_rstd, NORM)
+        tl.store(d_q + wide, rounded(d_query, d_q.dtype.element_ty), inside)
+        at_end = tl.sum(tl.where((row == C - 1)[None, :], cum, 0.0), 1)
+        k_end = rounded(keys * tl.exp(at_end[:, None] - cum), OPERAND)
+        state = product(new, tl.trans(k_end), acc=state * tl.exp(at_end)[None, :])
 
     d_state = tl.load(after + state_tile).to(tl.float32)
     tail = tl.sum(state * d_state, 0)
     sum_bias, sum_a = tl.zeros([K], tl.float32), tl.zeros([K], tl.float32)
-    tl.debug_barrier()
+    tl.debug_barrier()  # what the first loop kept, other threads of the program read in the second
 
     for back in range(num_chunks):
         token = begin + (num_chunks - 1 - back) * C + row
         valid = token < end
-        inside = valid[:, None]
+        inside = valid[None, :]
         at = token * H + head
-        wide, tall = at[:, None] * K + channel[None, :], at[:, None] * V + value[None, :]
-        q_row, _ = unit_rows(tl.load(q + token[:, None] * q_stride + within, inside, 0.0), NORM, C, K, OPERAND)
-        k_row, k_rstd = unit_rows(tl.load(k + token[:, None] * k_stride + within, inside, 0.0), NORM, C, K, OPERAND)
-        gate = tl.load(g + token[:, None] * g_stride + within, inside, 0.0).to(tl.float32)
+        wide, tall = at[None, :] * K + channel[:, None], at[None, :] * V + value[:, None]
+        gate = tl.load(g + token[None, :] * g_stride + within, inside, 0.0).to(tl.float32)
         step = tl.where(inside, log_decay(gate, a_log, dt_bias, lower_bound, head, GATE, K), 0.0)
-        cum = cumulative(step, tl.zeros([C, K], tl.float32), C)
+        cum = cumulative(step, C, OPERAND)
+        keys, k_rstd = unit_columns(tl.load(k + token[None, :] * k_stride + within, inside, 0.0), NORM, C, OPERAND)
+        at_end = tl.sum(tl.where((row == C - 1)[None, :], cum, 0.0), 1)
+        new = tl.load(kept_new + tall, inside, 0.0)
+        to_end = tl.exp(at_end[:, None] - cum)
+        d_key_end = product(tl.trans(rounded(d_state, OPERAND)), new)
+        d_cum = tl.load(kept_g + wide, inside, 0.0) - rounded(keys * to_end, OPERAND).to(tl.float32) * d_key_end
+        later = tl.where(row[:, None] >= row[None, :], 1.0, 0.0)
+        d_step = precise_product(d_cum, later, OPERAND) + tail[:, None]
+        tail += tl.sum(d_cum, 1)
+        d_gate, d_rate = log_decay_gradient(d_step, gate, a_log, dt_bias, lower_bound, head, GATE, K)
+        d_gate = tl.where(inside, d_gate, 0.0)
+        sum_bias += tl.sum(d_gate, 1)
+        sum_a += tl.sum(tl.where(inside, d_rate, 0.0), 1)
+        tl.store(d_g + wide, rounded(d_gate, d_g.dtype.element_ty), inside)
+        d_key = tl.load(kept_k + wide, inside, 0.0).to(tl.float32) + to_end * d_key_end
+        d_key = unit_columns_gradient(d_key, keys, k_rstd, NORM)
+        tl.store(d_k + wide, rounded(d_key, d_k.dtype.element_ty), inside)
+
+        queries, _ = unit_columns(tl.load(q + token[None, :] * q_stride + within, inside, 0.0), NORM, C, OPERAND)
         up = tl.exp(cum)
-        k_up, q_up = rounded(k_row * up, OPERAND), rounded(q_row * scale * up, OPERAND)
-        at_end = tl.sum(tl.where((row == C - 1)[:, None], cum, 0.0), 0)
         b = tl.load(beta + token * beta_stride + head, valid, 0.0).to(tl.float32)
         if SIGMOID:
             b = sigmoid(b)
         d_o = rounded(tl.load(d_out + tall, inside, 0.0).to(tl.float32), OPERAND)
         d_b = tl.load(d_rows + tall, inside, 0.0).to(tl.float32)
-        new = tl.load(kept_new + tall, inside, 0.0)
-
-        d_k_end = tl.exp(at_end[None, :] - cum) * product(new, rounded(d_state, OPERAND))
-        d_k_row = tl.load(kept_k + wide, inside, 0.0).to(tl.float32) + d_k_end
-        d_cum = tl.load(kept_g + wide, inside, 0.0) - k_row * d_k_end
-        d_step = tl.cumsum(d_cum, 0, reverse=True) + tail[None, :]
-        tail += tl.sum(d_cum, 0)
-        d_gate, d_rate = log_decay_gradient(d_step, gate, a_log, dt_bias, lower_bound, head, GATE, K)
-        d_gate = tl.where(inside, d_gate, 0.0)
-        sum_bias += tl.sum(d_gate, 0)
-        sum_a += tl.sum(tl.where(inside, d_rate, 0.0), 0)
-        tl.store(d_g + wide, rounded(d_gate, d_g.dtype.element_ty), inside)
-        d_k_row = unit_rows_gradient(d_k_row, k_row, k_rstd, NORM)
-        tl.store(d_k + wide, rounded(d_k_row, d_k.dtype.element_ty), inside)
-        d_state = product(tl.trans(d_o), q_up, acc=d_state * tl.exp(at_end)[None, :])
-        d_state = product(tl.trans(rounded(-b[:, None] * d_b, OPERAND)), k_up, acc=d_state)
+        d_state = product(d_o, tl.trans(rounded(queries * scale * up, OPERAND)), acc=d_state * tl.exp(at_end)[None, :])
+        d_state = product(rounded(-b[None, :] * d_b, OPERAND), tl.trans(rounded(keys * up, OPERAND)), acc=d_state)
 
     if GATE != 0:
         tl.store(d_dt_bias + (group * H + head) * K + channel, sum_bias)

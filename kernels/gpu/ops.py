@@ -1,9 +1,9 @@
 """Small device functions that the Triton kernels here share.
 
-They are written so that a number does not depend on which kernel computes it: sums over channels are taken as a fixed
-tree (the order of Triton's own reductions depends on a tile's layout, hence on the kernel), multiply-adds are spelled
-out where the compiler might contract them in one kernel and not in another, and matrix products take their terms in
-the order of the inner dimension.
+They are written so that a number does not depend on which kernel computes it. Sums are taken by matrix products of tiles
+of one shape, whose rows do not know of each other (the order of Triton's reductions depends on a tile's layout, hence
+on the kernel); sums of one term and zeros may be reductions. Multiply-adds are spelled out where the compiler might
+contract them in one kernel and not in another.
 """
 
 import torch
@@ -34,6 +34,17 @@ def tree_sum(x, ROWS: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
+def tree_dot(a, b, ROWS: tl.constexpr, D: tl.constexpr):
+    """`Σ a · b` over the last dimension, `[ROWS, D]` fp32 to `[ROWS]`, in the order of `tree_sum`.
+
+    The first level is spelled out: the compiler would contract products into additions in some kernels only.
+    """
+    a0, a1 = tl.split(tl.reshape(a, [ROWS, D // 2, 2]))
+    b0, b1 = tl.split(tl.reshape(b, [ROWS, D // 2, 2]))
+    return tree_sum(tl.fma(a1, b1, a0 * b0), ROWS, D // 2)
+
+
+@triton.jit
 def silu(x):
     """`x · sigmoid(x)` of fp32 `x`."""
     return x / (1.0 + tl.exp(-x))
@@ -60,8 +71,11 @@ def softplus(x):
 @triton.jit
 def product(a, b, acc=None):
     """`a @ b + acc` with fp32 sums; fp32 operands are multiplied as such (no tf32)."""
-    if INTERPRETED:  # Triton's interpreter multiplies the bit patterns of bf16
-        a, b = a.to(tl.float32), b.to(tl.float32)
+    if INTERPRETED:
+        # Triton's interpreter multiplies the bit patterns of bf16, and numpy adds in an order that depends on shapes:
+        # in fp64 neither matters.
+        total = tl.dot(a.to(tl.float32).to(tl.float64), b.to(tl.float32).to(tl.float64)).to(tl.float32)
+        return total if acc is None else total + acc
     return tl.dot(a, b, acc=acc, input_precision="ieee")
 
 
@@ -74,3 +88,24 @@ def rounded(x, DTYPE: tl.constexpr):
             bits += 0x7FFF + ((bits >> 16) & 1)
             x = (bits & -65536).to(tl.float32, bitcast=True)
     return x.to(DTYPE)
+
+
+@triton.jit
+def precise_product(a, b, OPERAND: tl.constexpr, acc=None):
+    """`a @ b + acc` of small fp32 tiles to about fp32 precision: on tensor cores, split in parts, where OPERAND is bf16."""
+    if INTERPRETED:
+        return product(a, b, acc)
+    elif OPERAND == tl.float32:
+        return tl.dot(a, b, acc=acc, input_precision="ieee")
+    else:
+        return tl.dot(a, b, acc=acc, input_precision="tf32x3")
+
+
+@triton.jit
+def column_squares(x, C: tl.constexpr):
+    """`Σ_d x²` of every column of a tile `[D, C]`, `[C]` fp32: the diagonal of `xᵀ x`.
+
+    Triton's own sums take their terms in an order that depends on the kernel around them; a matrix product does not.
+    """
+    row = tl.arange(0, C)
+    return tl.sum(tl.where(row[:, None] == row[None, :], product(tl.trans(x), x), 0.0), 1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from deltarl.kernels.gpu.index import CHUNK, ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs
 from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid
-from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_rows
+from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_lower_inverse, unit_columns
 from deltarl.kernels.gpu.slots import SlotState, Tail
 
 # Largest decay, in nats, that exp(-G) may undo, by operand dtype. bf16 has the range of fp32, and its rounding hides that
@@ -46,38 +46,25 @@ class Prepared(NamedTuple):
 
 
 @triton.jit
-def far_scores(rows, k, cum, far, LIMIT: tl.constexpr, C: tl.constexpr, OPERAND: tl.constexpr):
-    """`Σ_d rows_i k_j exp(G_i − G_j)` `[C, C]` for the far rows i; other entries are meaningless."""
-    column = tl.arange(0, C)
+def far_scores(x, k, cum, far, C: tl.constexpr, OPERAND: tl.constexpr):
+    """`Σ_d x_i k_j exp(G_i − G_j)` `[C, C]` for the far rows i of `[K, C]` tiles; other entries are meaningless."""
+    column = tl.arange(0, C)[None, :]
     scores = tl.zeros([C, C], tl.float32)
+    keys = rounded(k, OPERAND)
     for j in range(C):
-        at_j = tl.sum(tl.where(column[:, None] == j, cum, 0.0), 0)
-        weighted = tl.where(far[:, None], rows * tl.exp(tl.minimum(cum - at_j[None, :], 0.0)), 0.0)
-        at_column = product(rounded(weighted, OPERAND), tl.trans(k.to(OPERAND)))
-        scores = tl.where(column[None, :] == j, at_column, scores)
+        at_j = tl.sum(tl.where(column == j, cum, 0.0), 1)[:, None]
+        weighted = tl.where(far[None, :], x * tl.exp(tl.minimum(cum - at_j, 0.0)), 0.0)
+        at_column = product(tl.trans(rounded(weighted, OPERAND)), keys)
+        scores = tl.where(column == j, at_column, scores)
     return scores
-
-
-@triton.jit
-def solve_rows(lower, inverse, C: tl.constexpr):
-    """Rows of `(I + lower)⁻¹` `[C, C]`, `lower` strictly lower triangular, in the order of their terms.
-
-    `inverse` holds the identity; rows already known may stand in it with zero rows of `lower`.
-    """
-    row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    for j in range(C - 1):
-        factor = tl.sum(tl.where(column == j, lower, 0.0), 1)
-        solved = tl.sum(tl.where(row == j, inverse, 0.0), 0)
-        inverse = tl.fma(tl.broadcast_to(-factor[:, None], [C, C]), tl.broadcast_to(solved[None, :], [C, C]), inverse)
-    return inverse
 
 
 @triton.jit
 def prepare_kernel(
     q, k, g, beta, a_log, dt_bias,
-    k_in, q_in, k_out, inverse, attend, keys, decay,
+    k_in, q_in, k_out, inverse, attend, keys_out, decay,
     cu_seqlens, storage, first_chunk, chunk_sequence,
-    offset, slots, slot_k, slot_g, slot_t, tail_k, tail_g, tail_t,
+    offset, slots, slot_k, slot_g, slot_l, tail_k, tail_g, tail_l,
     q_stride, k_stride, g_stride, beta_stride, scale, lower_bound, num_sequences,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr,
     GATE: tl.constexpr, NORM: tl.constexpr, SIGMOID: tl.constexpr, OPERAND: tl.constexpr, LIMIT: tl.constexpr,
@@ -95,63 +82,60 @@ def prepare_kernel(
 
     row, channel = tl.arange(0, C), tl.arange(0, K)
     token = first + row
-    valid = (token >= begin) & (token < end)
-    inside = valid[:, None]
-    within = head * K + channel[None, :]
-    q_row, _ = unit_rows(tl.load(q + token[:, None] * q_stride + within, inside, 0.0), NORM, C, K, OPERAND)
-    k_row, _ = unit_rows(tl.load(k + token[:, None] * k_stride + within, inside, 0.0), NORM, C, K, OPERAND)
-    gate = tl.load(g + token[:, None] * g_stride + within, inside, 0.0).to(tl.float32)
+    valid, present = (token >= begin) & (token < end), token < end
+    inside, here = valid[None, :], present[None, :]
+    within = head * K + channel[:, None]
+    gate = tl.load(g + token[None, :] * g_stride + within, inside, 0.0).to(tl.float32)
+    step = tl.where(inside, log_decay(gate, a_log, dt_bias, lower_bound, head, GATE, K), 0.0)
+    keys, _ = unit_columns(tl.load(k + token[None, :] * k_stride + within, inside, 0.0), NORM, C, OPERAND)
+    if CONTINUE:
+        # Rows before `begin` stand in the sequence's slot, where a former call or the decoder left them.
+        known = (token < begin) & (token >= first)
+        old_row = (tl.load(slots + n).to(tl.int64) * H + head) * C + row
+        old = old_row[None, :] * K + channel[:, None]
+        keys = tl.where(known[None, :], tl.load(slot_k + old, known[None, :], 0.0).to(tl.float32), keys)
+        step = tl.where(known[None, :], tl.load(slot_g + old, known[None, :], 0.0), step)
+    cum = cumulative(step, C, OPERAND)
+    up = tl.exp(cum)
+
+    at = (tl.load(storage + n) + local * C + row) * H + head
+    tile, square = at[None, :] * K + channel[:, None], at[:, None] * C + row[None, :]
+    k_up = rounded(keys * up, OPERAND)
+    k_down = rounded(keys * tl.exp(tl.minimum(-cum, LIMIT)), OPERAND)
+    akk = product(tl.trans(k_up), k_down)
+    tl.store(k_in + tile, k_up, here)
+    at_end = tl.sum(tl.where((row == C - 1)[None, :], cum, 0.0), 1)
+    tl.store(k_out + tile, rounded(keys * tl.exp(at_end[:, None] - cum), OPERAND), here)
+    tl.store(decay + (chunk.to(tl.int64) * H + head) * K + channel, tl.exp(at_end))
+    queries, _ = unit_columns(tl.load(q + token[None, :] * q_stride + within, inside, 0.0), NORM, C, OPERAND)
+    queries *= scale
+    q_up = rounded(queries * up, OPERAND)
+    aqk = product(tl.trans(q_up), k_down)
+    tl.store(q_in + tile, q_up, here)
+
+    far = tl.max(tl.where(cum < -LIMIT, 1, 0), 0) > 0
+    if tl.max(tl.where(far, 1, 0), 0) > 0:
+        akk = tl.where(far[:, None], far_scores(keys, keys, cum, far, C, OPERAND), akk)
+        aqk = tl.where(far[:, None], far_scores(queries, keys, cum, far, C, OPERAND), aqk)
+    akk = tl.where(row[:, None] > row[None, :], akk, 0.0)
+    aqk = tl.where(row[:, None] >= row[None, :], aqk, 0.0)
     b = tl.load(beta + token * beta_stride + head, valid, 0.0).to(tl.float32)
     if SIGMOID:
         b = sigmoid(b)
-    b = tl.where(valid, b, 0.0)
-    step = tl.where(inside, log_decay(gate, a_log, dt_bias, lower_bound, head, GATE, K), 0.0)
-
-    start = tl.zeros([C, K], tl.float32)
-    inv = tl.where(row[:, None] == row[None, :], 1.0, 0.0)
-    present = token < end
+    lower = b[:, None] * akk
     if CONTINUE:
-        # Rows before `begin` stand in the sequence's slot, where a former call or the decoder left them.
-        known = ((token < begin) & (token >= first))[:, None]
-        slot = tl.load(slots + n).to(tl.int64) * H + head
-        old = (slot * C + row)[:, None] * K + channel[None, :]
-        k_row = tl.where(known, tl.load(slot_k + old, known, 0.0).to(tl.float32), k_row)
-        old_g = tl.load(slot_g + old, known, 0.0)
-        last = tl.sum(tl.where((token == begin - 1)[:, None], old_g, 0.0), 0)
-        start = tl.where(known, old_g, tl.broadcast_to(last[None, :], [C, K]))
-        inv = tl.where(known, tl.load(slot_t + (slot * C + row)[:, None] * C + row[None, :], known, 0.0), inv)
-    cum = cumulative(step, start, C)
-
-    up = tl.exp(cum)
-    k_up, q_up = rounded(k_row * up, OPERAND), rounded(q_row * scale * up, OPERAND)
-    k_down = tl.trans(rounded(k_row * tl.exp(tl.minimum(-cum, LIMIT)), OPERAND))
-    akk = product(k_up, k_down)
-    aqk = product(q_up, k_down)
-    far = tl.max(tl.where(cum < -LIMIT, 1, 0), 1) > 0
-    if tl.max(tl.where(far, 1, 0), 0) > 0:
-        akk = tl.where(far[:, None], far_scores(k_row, k_row, cum, far, LIMIT, C, OPERAND), akk)
-        aqk = tl.where(far[:, None], far_scores(q_row * scale, k_row, cum, far, LIMIT, C, OPERAND), aqk)
-    akk = tl.where(row[:, None] > row[None, :], akk, 0.0)
-    aqk = tl.where(row[:, None] >= row[None, :], aqk, 0.0)
-    inv = solve_rows(b[:, None] * akk, inv, C)
-    at_end = tl.sum(tl.where((row == C - 1)[:, None], cum, 0.0), 0)
-
-    at = (tl.load(storage + n) + local * C + row) * H + head
-    tile, square = at[:, None] * K + channel[None, :], at[:, None] * C + row[None, :]
-    tl.store(k_in + tile, k_up, present[:, None])
-    tl.store(q_in + tile, q_up, present[:, None])
-    tl.store(k_out + tile, rounded(k_row * tl.exp(at_end[None, :] - cum), OPERAND), present[:, None])
-    tl.store(inverse + square, rounded(inv, OPERAND), present[:, None])
+        old = old_row[:, None] * C + row[None, :]
+        lower = tl.where(known[:, None], tl.load(slot_l + old, known[:, None], 0.0), lower)
     tl.store(attend + square, rounded(aqk, OPERAND), present[:, None])
     if KEYS:
-        tl.store(keys + square, rounded(akk, OPERAND), present[:, None])
-    tl.store(decay + (chunk.to(tl.int64) * H + head) * K + channel, tl.exp(at_end))
+        tl.store(keys_out + square, rounded(akk, OPERAND), present[:, None])
+    tl.store(inverse + square, rounded(unit_lower_inverse(lower, C, OPERAND), OPERAND), present[:, None])
     if TAIL:
         if first + C >= end:
-            at = ((n.to(tl.int64) * H + head) * C + row)[:, None]
-            tl.store(tail_k + at * K + channel[None, :], k_row.to(OPERAND))
-            tl.store(tail_g + at * K + channel[None, :], cum)
-            tl.store(tail_t + at * C + row[None, :], inv)
+            tail = (n.to(tl.int64) * H + head) * C + row
+            tl.store(tail_k + tail[None, :] * K + channel[:, None], rounded(keys, OPERAND))
+            tl.store(tail_g + tail[None, :] * K + channel[:, None], step)
+            tl.store(tail_l + tail[:, None] * C + row[None, :], lower)
 
 
 def prepare(
@@ -174,7 +158,7 @@ def prepare(
             x.q, x.k, x.g, x.beta, x.gate.a_log, x.gate.dt_bias,
             *wide, *square[:2], square[2] if keys else None, decay,
             index.cu_seqlens, index.storage, index.first_chunk, index.chunk_sequence,
-            index.offset, slots, *((state.k, state.cumulative, state.inverse) if state else (None,) * 3),
+            index.offset, slots, *((state.k, state.g, state.lower) if state else (None,) * 3),
             *(tail or (None,) * 3),
             x.q.stride(0), x.k.stride(0), x.g.stride(0), x.beta.stride(0), x.scale, x.gate.lower_bound, sequences,
             H=heads, K=key_dim, C=CHUNK, GATE=x.gate.kind, NORM=x.norm, SIGMOID=x.sigmoid,

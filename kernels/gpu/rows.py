@@ -1,12 +1,14 @@
-"""From a layer's projections to the rows of a chunk: norm, gate, cumulative decay. Device functions.
+"""From a layer's projections to the rows of a chunk: norm, gate, cumulative decay, triangular inverse. Device functions.
 
-The same functions serve the chunk forward, its backward and the decoder, and give the same numbers in each.
+The same functions serve the chunk forward, its backward and the decoder, and give the same numbers in each. Tiles of
+tokens are held as columns, `[K, C]`: a product then has the channels as its rows, many enough to spread over the warps
+of a program, where the 16 tokens of a chunk would make each warp compute, and hold, the same.
 """
 
 import triton
 import triton.language as tl
 
-from deltarl.kernels.gpu.ops import INTERPRETED, rounded, sigmoid, softplus, tree_sum
+from deltarl.kernels.gpu.ops import precise_product, rounded, column_squares, sigmoid, softplus
 
 # What the gate input is: the log decay itself, or the pre-activation of the softplus or of the bounded sigmoid gate.
 LOG_DECAY, SOFTPLUS, BOUNDED = 0, 1, 2
@@ -15,18 +17,17 @@ _SOFTPLUS: tl.constexpr = tl.constexpr(SOFTPLUS)
 
 
 @triton.jit
-def unit_rows(x, NORM: tl.constexpr, ROWS: tl.constexpr, K: tl.constexpr, OPERAND: tl.constexpr):
-    """Rows `[ROWS, K]` L2-normalised and rounded as operands, but kept in fp32; and 1/norm `[ROWS]`."""
-    x = x.to(tl.float32)
-    rstd = tl.full([ROWS], 1.0, tl.float32)
+def unit_columns(x, NORM: tl.constexpr, C: tl.constexpr, OPERAND: tl.constexpr):
+    """Columns of `[K, C]` L2-normalised and rounded as operands, but kept in fp32; and 1/norm `[C]`."""
+    rstd = tl.full([C], 1.0, tl.float32)
     if NORM:
-        rstd = tl.rsqrt(tree_sum(x * x, ROWS, K) + 1e-6)
-    return rounded(x * rstd[:, None], OPERAND).to(tl.float32), rstd
+        rstd = tl.rsqrt(column_squares(x, C) + 1e-6)
+    return rounded(x.to(tl.float32) * rstd[None, :], OPERAND).to(tl.float32), rstd
 
 
 @triton.jit
 def log_decay(g, a_log, dt_bias, lower_bound, head, GATE: tl.constexpr, K: tl.constexpr):
-    """Log decay of a head's gate inputs `g` `[ROWS, K]` fp32 (Kimi Linear, arXiv 2510.26692, Eq. 10).
+    """Log decay of a head's gate inputs `g` `[K, n]` fp32 (Kimi Linear, arXiv 2510.26692, Eq. 10).
 
     See `deltarl.kernels.gate.log_decay`; a_log and dt_bias are pointers.
     """
@@ -34,7 +35,7 @@ def log_decay(g, a_log, dt_bias, lower_bound, head, GATE: tl.constexpr, K: tl.co
         return g
     else:
         rate = tl.exp(tl.load(a_log + head))
-        g += tl.load(dt_bias + head * K + tl.arange(0, K))[None, :]
+        g += tl.load(dt_bias + head * K + tl.arange(0, K))[:, None]
         if GATE == _SOFTPLUS:
             return -rate * softplus(g)
         else:
@@ -48,7 +49,7 @@ def log_decay_gradient(dg, g, a_log, dt_bias, lower_bound, head, GATE: tl.conste
         return dg, dg
     else:
         rate = tl.exp(tl.load(a_log + head))
-        g += tl.load(dt_bias + head * K + tl.arange(0, K))[None, :]
+        g += tl.load(dt_bias + head * K + tl.arange(0, K))[:, None]
         if GATE == _SOFTPLUS:
             return -dg * rate * sigmoid(g), -dg * rate * softplus(g)
         else:
@@ -58,17 +59,32 @@ def log_decay_gradient(dg, g, a_log, dt_bias, lower_bound, head, GATE: tl.conste
 
 
 @triton.jit
-def cumulative(g, start, C: tl.constexpr):
-    """Running sum of `g` `[C, K]` down the rows, begun at `start` `[C, K]` (fp32).
-
-    As a product with a triangle of ones, whose terms are added in order: what a decoder gets that adds one row after
-    the other.
-    """
+def cumulative(step, C: tl.constexpr, OPERAND: tl.constexpr):
+    """Running sum over the columns of `step` `[K, C]` fp32. A column's sum knows nothing of later ones."""
     row = tl.arange(0, C)
-    if INTERPRETED:  # its products take their terms in any order
-        total = start
-        for j in range(C):
-            total += tl.where(row[:, None] >= j, tl.sum(tl.where(row[:, None] == j, g, 0.0), 0)[None, :], 0.0)
-        return total
-    ones = tl.where(row[:, None] >= row[None, :], 1.0, 0.0)
-    return tl.dot(ones, g, acc=start, input_precision="ieee")
+    return precise_product(step, tl.where(row[:, None] <= row[None, :], 1.0, 0.0), OPERAND)
+
+
+@triton.jit
+def unit_lower_inverse(lower, C: tl.constexpr, OPERAND: tl.constexpr):
+    """`(I + lower)⁻¹` of a strictly lower triangular `[16, 16]`; row i depends on rows up to i alone.
+
+    Blocks of 4 as `(I − D)(I + D²)`, D⁴ being zero, then blocks of 8 and 16 by `[A 0; C B]⁻¹ = [A' 0; −B' C A' B']`,
+    primes for inverses: unlike a power series over all 16 rows it builds no large numbers that cancel.
+    """
+    row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    same4, same8 = row // 4 == column // 4, row // 8 == column // 8
+    block = tl.where(same4, lower, 0.0)
+    inverse = tl.where(row == column, 1.0, 0.0) - block
+    inverse = precise_product(inverse, precise_product(block, block, OPERAND), OPERAND, acc=inverse)
+    corner = tl.where(same8 & (row // 4 != column // 4), lower, 0.0)
+    inverse = precise_product(-precise_product(inverse, corner, OPERAND), inverse, OPERAND, acc=inverse)
+    corner = tl.where(same8, 0.0, lower)
+    return precise_product(-precise_product(inverse, corner, OPERAND), inverse, OPERAND, acc=inverse)
+
+
+@triton.jit
+def gated_norm_columns(x, gate, weight, eps, V: tl.constexpr, C: tl.constexpr):
+    """`weight · x / sqrt(mean(x²) + eps) · sigmoid(gate)` of columns `[V, C]`; x in the dtype of the activations."""
+    mean = tl.fma(column_squares(x, C), tl.full([C], 1.0 / V, tl.float32), tl.full([C], 1.0, tl.float32) * eps)
+    return x.to(tl.float32) * tl.rsqrt(mean)[None, :] * weight * sigmoid(gate)

@@ -17,12 +17,14 @@ from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid
 from deltarl.kernels.gpu.prepare import Prepared
 from deltarl.kernels.gpu.slots import SlotState
 
+WARPS, STAGES = 4, 2
+
 
 @triton.jit
 def scan_kernel(
     v, beta, k_in, q_in, k_out, inverse, attend, decay, out, initial, final, checkpoints,
     cu_seqlens, storage, first_chunk, first_group,
-    offset, slots, slot_k, slot_g, slot_t, slot_b, tail_k, tail_g, tail_t,
+    offset, slots, slot_k, slot_g, slot_l, slot_b, tail_k, tail_g, tail_l,
     v_stride, beta_stride,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
     SIGMOID: tl.constexpr, OPERAND: tl.constexpr, INITIAL: tl.constexpr, FINAL: tl.constexpr,
@@ -99,7 +101,7 @@ def scan_kernel(
             channels, columns = channel[None, :], row[None, :]
             tl.store(slot_k + target * K + channels, tl.load(tail_k + source * K + channels))
             tl.store(slot_g + target * K + channels, tl.load(tail_g + source * K + channels))
-            tl.store(slot_t + target * C + columns, tl.load(tail_t + source * C + columns))
+            tl.store(slot_l + target * C + columns, tl.load(tail_l + source * C + columns))
 
 
 def value_block(value_dim: int, operand: torch.dtype) -> int:
@@ -135,12 +137,12 @@ def scan(
             out, initial, final, checkpoints,
             index.cu_seqlens, index.storage, index.first_chunk, index.first_group,
             index.offset, slots,
-            *((state.k, state.cumulative, state.inverse, state.values) if state else (None,) * 4),
+            *((state.k, state.g, state.lower, state.values) if state else (None,) * 4),
             *(p.tail or (None,) * 3),
             x.v.stride(0), x.beta.stride(0),
             H=heads, K=key_dim, V=value_dim, BV=block, C=CHUNK, GROUP=GROUP,
             SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand], INITIAL=initial is not None, FINAL=final is not None,
             CHECKPOINTS=checkpoints is not None, CONTINUE=index.offset is not None, SLOTS=state is not None,
-            num_warps=4, num_stages=2, enable_fp_fusion=False,
+            num_warps=WARPS, num_stages=STAGES, enable_fp_fusion=False,
         )  # fmt: skip
     return out

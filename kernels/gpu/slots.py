@@ -16,14 +16,14 @@ class SlotState:
 
     Rows at and beyond a sequence's offset within its chunk hold leftovers that are never read.
 
-    state: `[S, H, K, V]` fp32.  k: `[S, H, C, K]` normalised keys.  cumulative: `[S, H, C, K]` fp32, their G.
-    inverse: `[S, H, C, C]` fp32 rows of T.  values: `[S, H, C, V]`, rows of β (v − k⁺ S), before T is applied.
+    state: `[S, H, K, V]` fp32.  k: `[S, H, C, K]` normalised keys.  g: `[S, H, C, K]` fp32, log decay of each row.
+    lower: `[S, H, C, C]` fp32 rows of Diag(β) Akk.  values: `[S, H, C, V]`, rows of β (v − k⁺ S), before T is applied.
     """
 
     state: Tensor
     k: Tensor
-    cumulative: Tensor
-    inverse: Tensor
+    g: Tensor
+    lower: Tensor
     values: Tensor
 
     @classmethod
@@ -42,13 +42,13 @@ class SlotState:
         return cls(
             state=zeros(key_dim, value_dim),
             k=zeros(CHUNK, key_dim, dtype=operand),
-            cumulative=zeros(CHUNK, key_dim),
-            inverse=zeros(CHUNK, CHUNK),
+            g=zeros(CHUNK, key_dim),
+            lower=zeros(CHUNK, CHUNK),
             values=zeros(CHUNK, value_dim, dtype=operand),
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return self.state, self.k, self.cumulative, self.inverse, self.values
+        return self.state, self.k, self.g, self.lower, self.values
 
     def __getitem__(self, rows: slice) -> "SlotState":
         """A view of some slots."""
@@ -59,9 +59,9 @@ class Tail(NamedTuple):
     """The last chunk of each of N sequences, on its way from the prepare kernel to the slots: see `SlotState`."""
 
     k: Tensor
-    cumulative: Tensor
-    inverse: Tensor
+    g: Tensor
+    lower: Tensor
 
     @classmethod
     def empty(cls, sequences: int, like: SlotState) -> "Tail":
-        return cls(*(x.new_empty(sequences, *x.shape[1:]) for x in (like.k, like.cumulative, like.inverse)))
+        return cls(*(x.new_empty(sequences, *x.shape[1:]) for x in (like.k, like.g, like.lower)))
