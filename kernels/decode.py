@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deltarl.kernels.chunk import CHUNK_SIZE, ChunkBuffer, beyond_factors, exact_scores, inverse_decay
+from deltarl.kernels.chunk import CHUNK_SIZE, ChunkBuffer
 from deltarl.kernels.precision import core_dtype
+from deltarl.kernels.scores import is_far, pair_scores, undo_decay
 
 
 @dataclass
@@ -52,7 +53,7 @@ class DecodeState:
         self.state[rows] = buffer.state
         self.k[rows] = buffer.k
         self.cumulative[rows] = buffer.cumulative
-        self.k_scaled[rows] = buffer.k * inverse_decay(buffer.cumulative)
+        self.k_scaled[rows] = undo_decay(buffer.k, buffer.cumulative.exp())
         self.v_new[rows] = buffer.v_new
 
 
@@ -72,18 +73,18 @@ def decode_kda(
     cumulative = previous.add_(g)
     cache.k[batch, :, offset] = k
     cache.cumulative[batch, :, offset] = cumulative
-    cache.k_scaled[batch, :, offset] = k * inverse_decay(cumulative)
+    cache.k_scaled[batch, :, offset] = undo_decay(k, cumulative.exp())
 
     decay = cumulative.exp()
     rows = torch.stack([k * decay, q * scale * decay], 2)
     scores = rows @ cache.k_scaled.transpose(-1, -2)
-    far = beyond_factors(cumulative)
+    far = is_far(cumulative)
     if far.any():
         index = far.nonzero(as_tuple=True)
         raw = torch.stack([k, q * scale], 2)[index]
-        seen = (column <= offset[index[0], None]).unsqueeze(-2).expand(-1, 2, -1)
-        row_decay = cumulative[index].unsqueeze(-2).expand(-1, 2, -1)
-        scores[index] = exact_scores(raw, row_decay, cache.k[index], cache.cumulative[index], seen)
+        seen = (column <= offset[index[0], None]).unsqueeze(-1)
+        gap = cumulative[index].unsqueeze(-2) - cache.cumulative[index]
+        scores[index] = pair_scores(raw, gap.masked_fill_(~seen, float("-inf")).exp_(), cache.k[index])
 
     past = (column < offset[:, None]).view(-1, 1, 1, CHUNK_SIZE)
     attend = scores.masked_fill_(~past, 0.0) @ cache.v_new

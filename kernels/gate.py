@@ -33,4 +33,9 @@ def log_decay(x: Tensor, a_log: Tensor, dt_bias: Tensor, lower_bound: float | No
 
 def l2norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """`x / sqrt(sum(x²) + eps)` over the last dimension, as fla defines it (eps inside the root, not a floor)."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+    return x * inverse_norm(x, eps)
+
+
+def inverse_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """`1 / sqrt(sum(x²) + eps)` over the last dimension, which is kept."""
+    return torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)

@@ -63,20 +63,30 @@ def kda(
 
     dtype = core_dtype(v.device, v.dtype)  # the state is never kept in less than fp32
     out_dtype, value_dim = v.dtype, v.shape[-1]
-    q, k, v, g, beta = (x.to(dtype).flatten(0, 1) for x in (q, k, v, g, beta))
-    if use_qk_l2norm:
-        q, k = l2norm(q), l2norm(k)
-    scale = key_dim**-0.5 if scale is None else scale
     state_shape = (len(cu_seqlens) - 1, heads, key_dim, value_dim)
-    if initial_state is None:
-        initial_state = v.new_zeros(state_shape)
-    elif initial_state.shape != state_shape:
+    if initial_state is not None and initial_state.shape != state_shape:
         raise ValueError(f"initial_state must be [N,H,K,V] = {state_shape}, got {tuple(initial_state.shape)}")
-
-    state = initial_state.to(dtype)
+    scale = key_dim**-0.5 if scale is None else scale
+    q, k, v, g, beta = (x.flatten(0, 1) for x in (q, k, v, g, beta))
     if backend == "recurrent":
+        q, k, v, g, beta = (x.to(dtype) for x in (q, k, v, g, beta))
+        if use_qk_l2norm:
+            q, k = l2norm(q), l2norm(k)
+        state = v.new_zeros(state_shape) if initial_state is None else initial_state.to(dtype)
         out, final_state = recurrent_kda(q, k, v, g, beta, scale, state, cu_seqlens)
     else:
         layout = layout or ChunkLayout.build(cu_seqlens, CHUNK_SIZE)
-        out, final_state, _ = chunk_kda(q, k, v, g, beta, scale, state, layout)
+        out, final_state, _ = chunk_kda(
+            q,
+            k,
+            v,
+            g,
+            beta,
+            scale,
+            initial_state,
+            layout,
+            use_qk_l2norm=use_qk_l2norm,
+            output_final_state=output_final_state,
+            dtype=dtype,
+        )
     return out.to(out_dtype).view(batch, length, heads, value_dim), final_state if output_final_state else None

@@ -1,6 +1,7 @@
 """The hybrid language model: KDA layers with a full-attention layer every fourth, compatible with `kimi_linear`."""
 
 import math
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, KimiLinearConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
+from deltarl.kernels.logprobs import token_logprobs
 from deltarl.kernels.precision import MIN_ROWS
 from deltarl.model.cache import SPAN, HybridCache, KDACache
 from deltarl.model.config import layer_kinds, mlp_kinds
@@ -99,6 +101,14 @@ class HybridModel(nn.Module):
         return self.norm(x)
 
 
+@dataclass
+class HybridOutput(CausalLMOutput):
+    """Logits, or, where `logprobs_of` was given, log-probability and entropy `[B, n]` of those tokens instead."""
+
+    logprobs: Tensor | None = None
+    entropy: Tensor | None = None
+
+
 class HybridForCausalLM(PreTrainedModel):
     """Kimi Linear language model over transformers' `KimiLinearConfig`, with the released checkpoint's weight names.
 
@@ -143,9 +153,11 @@ class HybridForCausalLM(PreTrainedModel):
         labels: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         logits_to_keep: Tensor | None = None,
+        logprobs_of: Tensor | None = None,
+        temperature: float = 1.0,
         **unused: Any,
-    ) -> CausalLMOutput:
-        """Logits of whole sequences.
+    ) -> HybridOutput:
+        """Logits of whole sequences, or the log-probabilities of given tokens without them.
 
         Args:
             input_ids: `[B, T]` padded on any side, or `[1, T]` packed with `cu_seqlens`.
@@ -154,16 +166,28 @@ class HybridForCausalLM(PreTrainedModel):
             labels: `[B, T]`, -100 where no loss is wanted; adds the mean next-token cross-entropy as `loss`.
             cu_seqlens: `[N+1]` bounds of packed sequences.
             logits_to_keep: `[n]` positions along T to compute logits for, all if None.
+            logprobs_of: `[B, n]` a token for each of these positions; computes its log-probability and the entropy,
+                in fp32, in memory that does not grow with the vocabulary. Excludes `labels`.
+            temperature: that `logprobs_of` is computed at.
             unused: arguments the HuggingFace trainers pass to every model (`use_cache`, `return_dict`, ...).
         """
         hidden = self.model(input_ids, attention_mask, cu_seqlens).last_hidden_state
         if logits_to_keep is not None:
             hidden = hidden[:, logits_to_keep]
+        if logprobs_of is not None:
+            if labels is not None:
+                raise ValueError("labels need logits, which logprobs_of does without: pass one of them")
+            if logprobs_of.shape != hidden.shape[:2]:
+                raise ValueError(f"logprobs_of must be {tuple(hidden.shape[:2])}, got {tuple(logprobs_of.shape)}")
+            logprobs, entropy = token_logprobs(
+                hidden.flatten(0, 1), self.lm_head.weight, logprobs_of.flatten(), temperature
+            )
+            return HybridOutput(logprobs=logprobs.view_as(logprobs_of), entropy=entropy.view_as(logprobs_of))
         logits = self.lm_head(hidden)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **unused)
-        return CausalLMOutput(loss=loss, logits=logits)
+        return HybridOutput(loss=loss, logits=logits)
 
     def new_cache(self, batch: int, max_len: int) -> HybridCache:
         """An empty decode cache for `batch` sequences of up to `max_len` tokens."""

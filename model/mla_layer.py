@@ -1,11 +1,12 @@
 """Multi-head latent attention: keys and values of a token come from one small latent vector, which is all we cache."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import KimiLinearConfig
 
+from deltarl.kernels.attention import packed_attention
 from deltarl.kernels.precision import core_dtype
+from deltarl.model.cache import SPAN
 from deltarl.model.config import uses_rope
 from deltarl.model.feedforward import RMSNorm
 from deltarl.model.packing import Packing
@@ -50,30 +51,45 @@ class MLALayer(nn.Module):
         expanded = torch.einsum("tr,hdr->thd", compressed, self._expand_weight(compressed.dtype))
         key, value = expanded.split([self.nope, self.value], -1)
         key = torch.cat([key, shared_key.unsqueeze(1).expand(-1, self.num_heads, -1)], -1)
-        q, key, value = (packing.padded.to_chunks(t) for t in (q, key, value))
-        out = F.scaled_dot_product_attention(q, key, value, is_causal=True, scale=self.scale)
-        return self.o_proj(packing.padded.from_chunks(out).flatten(-2).to(x.dtype))
+        out = packed_attention(q, key, value, packing.cu_seqlens, packing.padded, self.scale)
+        return self.o_proj(out.flatten(-2).to(x.dtype))
 
     def decode(self, x: Tensor, cache: Tensor, position: Tensor, visible: Tensor) -> Tensor:
         """One token for each cache row, `[B, D]`.
 
         Args:
             cache: `[B, max_len, R + rope]`.  position: `[B]` index of the new token.
-            visible: `[B, L]` bool, which of the first L cached tokens each row may see, its own included.
+            visible: `[B, L]` bool, which of the first L cached tokens each row may see: those up to its own. Not read
+                on a GPU.
         """
         q, latent = self._query(x, position), self._latent(x, position)
         cache[torch.arange(len(x), device=x.device), position] = latent
         q, seen = self._core(q, cache[:, : visible.shape[1]])
         expand = self._expand_weight(q.dtype)
         nope, shared = q.split([self.nope, self.rope], -1)
-        absorbed = torch.einsum("bhd,hdr->bhr", nope, expand[:, : self.nope])
-        scores = torch.cat([absorbed, shared], -1) @ seen.transpose(1, 2) * self.scale
-        weight = scores.masked_fill(~visible.unsqueeze(1), float("-inf")).softmax(-1)
-        out = torch.einsum("bhr,hdr->bhd", weight @ seen[..., : self.rank], expand[:, self.nope :])
+        absorbed = torch.cat([torch.einsum("bhd,hdr->bhr", nope, expand[:, : self.nope]), shared], -1)
+        if q.is_cuda and q.dtype != torch.float64:
+            mixed = self._attend_pages(absorbed, cache, position)
+        else:
+            scores = absorbed @ seen.transpose(1, 2) * self.scale
+            weight = scores.masked_fill(~visible.unsqueeze(1), float("-inf")).softmax(-1)
+            mixed = weight @ seen[..., : self.rank]
+        out = torch.einsum("bhr,hdr->bhd", mixed, expand[:, self.nope :])
         return self.o_proj(out.flatten(-2).to(x.dtype))
 
+    def _attend_pages(self, absorbed: Tensor, cache: Tensor, position: Tensor) -> Tensor:
+        """Mean latent `[B, H, R]` of what each row sees, by the GPU kernel; row i of the cache is its next pages."""
+        from deltarl.kernels.gpu.latent_attention import latent_attention_decode  # Triton is there with a GPU only
+
+        pages = cache.view(-1, SPAN, cache.shape[-1])
+        table = torch.arange(len(pages), dtype=torch.int32, device=cache.device).view(len(cache), -1)
+        return latent_attention_decode(absorbed, pages, table, position + 1, self.rank, self.scale)
+
     def _core(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.to(core_dtype(t.device, t.dtype)) for t in tensors)
+        """In the dtype attention is computed in; on a GPU that of the query, because the kernels add in fp32 anyway."""
+        query = tensors[0]
+        dtype = query.dtype if query.is_cuda else core_dtype(query.device, query.dtype)
+        return tuple(t.to(dtype) for t in tensors)
 
     def _expand_weight(self, dtype: torch.dtype) -> Tensor:
         """`[H, nope + value, R]`: from a latent to every head's key part and value."""

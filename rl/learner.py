@@ -131,13 +131,14 @@ class Learner:
 
     def _logprobs(self, model: nn.Module, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Log-probability of each completion token `[n]`, and the entropy there `[n]` (without gradient)."""
-        logits = model(
-            input_ids=batch.input_ids.unsqueeze(0), cu_seqlens=batch.cu_seqlens, logits_to_keep=batch.predictor
-        ).logits.squeeze(0)
-        logprobs = torch.log_softmax(logits.float() / self.temperature, -1)
-        with torch.no_grad():
-            entropy = -(logprobs.exp() * logprobs).sum(-1)
-        return logprobs.gather(-1, batch.target.unsqueeze(-1)).squeeze(-1), entropy
+        out = model(
+            input_ids=batch.input_ids.unsqueeze(0),
+            cu_seqlens=batch.cu_seqlens,
+            logits_to_keep=batch.predictor,
+            logprobs_of=batch.target.unsqueeze(0),
+            temperature=self.temperature,
+        )
+        return out.logprobs.squeeze(0), out.entropy.squeeze(0).detach()
 
     def _unwrapped(self) -> Any:
         return self.accelerator.unwrap_model(self.model)

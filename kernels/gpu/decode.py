@@ -18,9 +18,10 @@ from deltarl.kernels.gpu.conv import conv_taps
 from deltarl.kernels.gpu.index import CHUNK
 from deltarl.kernels.gpu.inputs import FLOATS, HEAD_DIMS, Gate
 
+from deltarl.kernels.gpu.norm import gated_norm_columns
 from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid, silu
 from deltarl.kernels.gpu.prepare import LIMIT
-from deltarl.kernels.gpu.rows import cumulative, gated_norm_columns, log_decay, unit_columns, unit_lower_inverse
+from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_columns, unit_lower_inverse
 from deltarl.kernels.gpu.slots import SlotState
 
 

@@ -24,27 +24,6 @@ def operand_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 @triton.jit
-def tree_sum(x, ROWS: tl.constexpr, D: tl.constexpr):
-    """`[ROWS, D]` to `[ROWS]`, neighbours first: the same order of additions in every kernel. D a power of two ≤ 1024."""
-    for level in tl.static_range(10):
-        if (D >> level) > 1:
-            even, odd = tl.split(tl.reshape(x, [ROWS, D >> (level + 1), 2]))
-            x = even + odd
-    return tl.reshape(x, [ROWS])
-
-
-@triton.jit
-def tree_dot(a, b, ROWS: tl.constexpr, D: tl.constexpr):
-    """`Σ a · b` over the last dimension, `[ROWS, D]` fp32 to `[ROWS]`, in the order of `tree_sum`.
-
-    The first level is spelled out: the compiler would contract products into additions in some kernels only.
-    """
-    a0, a1 = tl.split(tl.reshape(a, [ROWS, D // 2, 2]))
-    b0, b1 = tl.split(tl.reshape(b, [ROWS, D // 2, 2]))
-    return tree_sum(tl.fma(a1, b1, a0 * b0), ROWS, D // 2)
-
-
-@triton.jit
 def silu(x):
     """`x · sigmoid(x)` of fp32 `x`."""
     return x / (1.0 + tl.exp(-x))
@@ -60,12 +39,20 @@ def sigmoid(x):
 def softplus(x):
     """`log(1 + e^x)` of fp32 `x`, to relative precision also far below 0, where the gates of slow channels are.
 
-    `log1p(u) = log(w) · u / (w − 1)` with `w = 1 + u` rounded (Kahan): the errors of `log(w)` and `w − 1` cancel.
+    `max(x, 0) + log(1 + u)`, `u = e^{-|x|}`, with `log(1 + u) = 2 artanh(s)`, `s = u / (2 + u) ≤ 1/3`, as a series.
     """
     u = tl.exp(-tl.abs(x))
-    w = 1.0 + u
-    log1p = tl.where(w == 1.0, u, tl.log(w) * (u / tl.where(w == 1.0, 1.0, w - 1.0)))
-    return tl.maximum(x, 0.0) + log1p
+    s = u / (2.0 + u)
+    t = s * s
+    series = tl.zeros_like(t) + 2.0 / 15.0
+    series = tl.fma(series, t, tl.zeros_like(t) + 2.0 / 13.0)
+    series = tl.fma(series, t, tl.zeros_like(t) + 2.0 / 11.0)
+    series = tl.fma(series, t, tl.zeros_like(t) + 2.0 / 9.0)
+    series = tl.fma(series, t, tl.zeros_like(t) + 2.0 / 7.0)
+    series = tl.fma(series, t, tl.zeros_like(t) + 2.0 / 5.0)
+    series = tl.fma(series, t, tl.zeros_like(t) + 2.0 / 3.0)
+    series = tl.fma(series, t, tl.zeros_like(t) + 2.0)
+    return tl.fma(series, s, tl.maximum(x, 0.0))
 
 
 @triton.jit

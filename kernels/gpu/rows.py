@@ -81,10 +81,3 @@ def unit_lower_inverse(lower, C: tl.constexpr, OPERAND: tl.constexpr):
     inverse = precise_product(-precise_product(inverse, corner, OPERAND), inverse, OPERAND, acc=inverse)
     corner = tl.where(same8, 0.0, lower)
     return precise_product(-precise_product(inverse, corner, OPERAND), inverse, OPERAND, acc=inverse)
-
-
-@triton.jit
-def gated_norm_columns(x, gate, weight, eps, V: tl.constexpr, C: tl.constexpr):
-    """`weight · x / sqrt(mean(x²) + eps) · sigmoid(gate)` of columns `[V, C]`; x in the dtype of the activations."""
-    mean = tl.fma(column_squares(x, C), tl.full([C], 1.0 / V, tl.float32), tl.full([C], 1.0, tl.float32) * eps)
-    return x.to(tl.float32) * tl.rsqrt(mean)[None, :] * weight * sigmoid(gate)
