@@ -56,7 +56,7 @@ class _ChunkKDA(torch.autograd.Function):
         d_initial = None
         if ctx.has_initial:
             d_initial = q.new_empty(index.num_sequences, *q.shape[1:], v.shape[-1], dtype=torch.float32)
-        p = prepare(x, index, keys=True)
+        p = prepare(x, index, trace=True)
         after = torch.empty_like(checkpoints)
         d_rows = reverse_scan(x, index, p, d_out, d_final, d_initial, after)
         d = gradients(x, index, p, d_out, d_rows, checkpoints, after)

@@ -1,6 +1,6 @@
 """Head-wise RMSNorm with a sigmoid gate, as Triton kernels, forward and backward.
 
-`gated_norm_columns` is the one place where it is computed. The decode kernel calls it too, so that a token's output is the
+`norm_scale` and `gated` are the one place where it is computed. The decode kernel calls them too, so that a token's output is the
 same number in prefill, training and decode. All of it is fp32 whatever the dtype of the inputs.
 """
 
@@ -20,13 +20,15 @@ MAX_PARTIALS = 4096  # backward programs, hence rows of the partial sums of the 
 
 
 @triton.jit
-def gated_norm_columns(x, gate, weight, eps, V: tl.constexpr, ROWS: tl.constexpr):
-    """`weight · x / sqrt(mean(x²) + eps) · sigmoid(gate)` of the columns of `[V, ROWS]`.
+def norm_scale(squares, eps, V: tl.constexpr, ROWS: tl.constexpr):
+    """`1 / sqrt(mean(x²) + eps)` `[ROWS]` of the sums of squares of V values."""
+    return tl.rsqrt(tl.fma(squares, tl.full([ROWS], 1.0 / V, tl.float32), tl.zeros([ROWS], tl.float32) + eps))
 
-    x: in the dtype of the activations.  gate, weight: fp32, broadcast over columns if they have one.
-    """
-    mean = tl.fma(column_squares(x, ROWS), tl.full([ROWS], 1.0 / V, tl.float32), tl.zeros([ROWS], tl.float32) + eps)
-    return x.to(tl.float32) * tl.rsqrt(mean)[None, :] * weight * sigmoid(gate)
+
+@triton.jit
+def gated(x, scale, weight, gate):
+    """`weight · scale x · sigmoid(gate)`, all fp32."""
+    return x * scale * weight * sigmoid(gate)
 
 
 @triton.jit(do_not_specialize=["total"])
@@ -39,7 +41,8 @@ def _forward_kernel(x, gate, weight, out, total, eps, ROWS: tl.constexpr, V: tl.
     skip = first * V
     gates = tl.load(gate + skip + at, mask=inside, other=0.0).to(tl.float32)
     weights = tl.load(weight + col).to(tl.float32)[:, None]
-    y = gated_norm_columns(tl.load(x + skip + at, mask=inside, other=0.0), gates, weights, eps, V, ROWS)
+    xs = tl.load(x + skip + at, mask=inside, other=0.0)
+    y = gated(xs.to(tl.float32), norm_scale(column_squares(xs, ROWS), eps, V, ROWS)[None, :], weights, gates)
     tl.store(out + skip + at, rounded(y, out.dtype.element_ty), mask=inside)
 
 

@@ -78,21 +78,39 @@ def rounded(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def precise_product(a, b, OPERAND: tl.constexpr, acc=None):
-    """`a @ b + acc` of small fp32 tiles to about fp32 precision: on tensor cores, split in parts, where OPERAND is bf16."""
+def precise_product(a, b, OPERAND: tl.constexpr, acc=None, PARTS: tl.constexpr = 3):
+    """`a @ b + acc` of small fp32 tiles: on tensor cores where OPERAND is bf16, elsewhere with plain fp32 arithmetic.
+
+    On tensor cores to about fp32 precision with PARTS = 3, to 11 bits with PARTS = 1.
+    """
     if INTERPRETED:
         return product(a, b, acc)
     elif OPERAND == tl.float32:
         return tl.dot(a, b, acc=acc, input_precision="ieee")
-    else:
+    elif PARTS == 3:
         return tl.dot(a, b, acc=acc, input_precision="tf32x3")
+    else:
+        return tl.dot(a, b, acc=acc, input_precision="tf32")
 
 
 @triton.jit
-def column_squares(x, C: tl.constexpr):
-    """`Σ_d x²` of every column of a tile `[D, C]`, `[C]` fp32: the diagonal of `xᵀ x`.
+def pinned(x):
+    """fp32 `x`, computed once: the compiler would rather compute it again in every layout that it is used in."""
+    if INTERPRETED:
+        return x
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=False, pack=1)
+
+
+@triton.jit
+def column_squares(x, C: tl.constexpr, acc=None):
+    """`Σ_d x²` of every column of a tile `[D, C]`, `[C]` fp32, on top of `acc`: the diagonal of `xᵀ x`.
 
     Triton's own sums take their terms in an order that depends on the kernel around them; a matrix product does not.
     """
     row = tl.arange(0, C)
-    return tl.sum(tl.where(row[:, None] == row[None, :], product(tl.trans(x), x), 0.0), 1)
+    diagonal = row[:, None] == row[None, :]
+    if acc is None:
+        gram = product(tl.trans(x), x)
+    else:
+        gram = product(tl.trans(x), x, acc=tl.where(diagonal, acc[:, None], 0.0))
+    return tl.sum(tl.where(diagonal, gram, 0.0), 1)

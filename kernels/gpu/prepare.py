@@ -5,9 +5,10 @@ Within a chunk with cumulative log decay G (arXiv 2510.26692, Eqs. 2-9; the nota
     k⁺ = e^G k     q⁺ = scale e^G q     k⁻ = e^{-G} k     k° = e^{G_C − G} k
     Akk = tril(k⁺ k⁻ᵀ, -1)     Aqk = tril(q⁺ k⁻ᵀ)     T = (I + Diag(β) Akk)⁻¹
 
-`e^{-G}` overflows where decay is strong. A row i with any channel below −LIMIT is "far": its scores are computed by
-pairwise differences G_i − G_j ≤ 0, exact for any decay. The test reads row i alone, and G never increases, so a row that
-passes has only passing rows before it: no rounding depends on a later token.
+`e^{-G}` overflows where decay is strong. So the scores take `2^A e^G` and `2^{-A} e^{-G}` instead, which reaches twice as
+far. A row i with any channel below −2A ln 2 is "far": its scores are computed by pairwise differences G_i − G_j ≤ 0,
+exact for any decay. The test reads row i alone, and G never increases, so a row that passes has only passing rows before
+it: no rounding depends on a later token.
 """
 
 from typing import NamedTuple
@@ -23,16 +24,29 @@ from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid
 from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_lower_inverse, unit_columns
 from deltarl.kernels.gpu.slots import SlotState, Tail
 
-# Largest decay, in nats, that exp(-G) may undo, by operand dtype. bf16 has the range of fp32, and its rounding hides that
-# of exp; for fp32 the error of exp at larger arguments would show.
-LIMIT = {torch.bfloat16: 60.0, torch.float32: 20.0}
+# A, by operand dtype. bf16 has the range of fp32, and its rounding hides that of exp; for fp32 the error of exp at larger
+# arguments would show.
+ANCHOR = {torch.bfloat16: 92, torch.float32: 28}
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+
+
+class Trace(NamedTuple):
+    """What the backward pass would otherwise compute again.
+
+    keys: rows of Akk `[R, H, C]` in the operand dtype.  cum: G `[R, H, K]` fp32.  q_rstd, k_rstd: 1/norm `[R, H]` fp32.
+    """
+
+    keys: Tensor
+    cum: Tensor
+    q_rstd: Tensor
+    k_rstd: Tensor
 
 
 class Prepared(NamedTuple):
     """What `prepare` computes; a row per token (`ChunkIndex.storage`), in the operand dtype.
 
-    k_in, q_in, k_out: k⁺, q⁺ and k° `[R, H, K]`.  inverse, attend, keys: rows of T, Aqk and Akk `[R, H, C]` (keys only
-    if asked for).  decay: e^{G_C} `[NC, H, K]` fp32.  tail: see `Tail`, only if asked for.
+    k_in, q_in, k_out: k⁺, q⁺ and k° `[R, H, K]`.  inverse, attend: rows of T and Aqk `[R, H, C]`.
+    decay: e^{G_C} `[NC, H, K]` fp32.  tail, trace: see `Tail` and `Trace`, only if asked for.
     """
 
     k_in: Tensor
@@ -40,9 +54,27 @@ class Prepared(NamedTuple):
     k_out: Tensor
     inverse: Tensor
     attend: Tensor
-    keys: Tensor | None
     decay: Tensor
     tail: Tail | None
+    trace: Trace | None
+
+
+@triton.jit
+def fall(cum, ANCHOR: tl.constexpr):
+    """`2^{-A} e^{-G}`, finite for any G: clipped where `beyond` is true, for which it is not used."""
+    return tl.exp(tl.minimum(-ANCHOR * LN2 - cum, ANCHOR * LN2))
+
+
+@triton.jit
+def beyond(cum, ANCHOR: tl.constexpr):
+    """Columns of G `[K, C]` that hold a value below −2A ln 2, `[C]` bool."""
+    return tl.max(tl.where(cum < -2 * ANCHOR * LN2, 1, 0), 0) > 0
+
+
+@triton.jit
+def lowered(x, ANCHOR: tl.constexpr, OPERAND: tl.constexpr):
+    """Operand `x · 2^{-A}`, exactly."""
+    return rounded(x.to(tl.float32) * (2.0**-ANCHOR), OPERAND)
 
 
 @triton.jit
@@ -62,13 +94,13 @@ def far_scores(x, k, cum, far, C: tl.constexpr, OPERAND: tl.constexpr):
 @triton.jit
 def prepare_kernel(
     q, k, g, beta, a_log, dt_bias,
-    k_in, q_in, k_out, inverse, attend, keys_out, decay,
+    k_in, q_in, k_out, inverse, attend, decay, trace_keys, trace_cum, trace_q, trace_k,
     cu_seqlens, storage, first_chunk, chunk_sequence,
     offset, slots, slot_k, slot_g, slot_l, tail_k, tail_g, tail_l,
     q_stride, k_stride, g_stride, beta_stride, scale, lower_bound, num_sequences,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr,
-    GATE: tl.constexpr, NORM: tl.constexpr, SIGMOID: tl.constexpr, OPERAND: tl.constexpr, LIMIT: tl.constexpr,
-    KEYS: tl.constexpr, CONTINUE: tl.constexpr, TAIL: tl.constexpr,
+    GATE: tl.constexpr, NORM: tl.constexpr, SIGMOID: tl.constexpr, OPERAND: tl.constexpr, ANCHOR: tl.constexpr,
+    TRACE: tl.constexpr, CONTINUE: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
     chunk, head = tl.program_id(0) // H, tl.program_id(0) % H
     n = tl.load(chunk_sequence + chunk)
@@ -81,88 +113,99 @@ def prepare_kernel(
         first -= tl.load(offset + n)
 
     row, channel = tl.arange(0, C), tl.arange(0, K)
-    token = first + row
-    valid, present = (token >= begin) & (token < end), token < end
+    valid, present = (row >= begin - first) & (row < end - first), row < end - first
     inside, here = valid[None, :], present[None, :]
-    within = head * K + channel[:, None]
-    gate = tl.load(g + token[None, :] * g_stride + within, inside, 0.0).to(tl.float32)
+    # 64-bit offsets only where they are the same for the whole tile.
+    within = first * g_stride + head * K
+    gate = tl.load(g + within + (row[None, :] * g_stride + channel[:, None]), inside, 0.0).to(tl.float32)
     step = tl.where(inside, log_decay(gate, a_log, dt_bias, lower_bound, head, GATE, K), 0.0)
-    keys, _ = unit_columns(tl.load(k + token[None, :] * k_stride + within, inside, 0.0), NORM, C, OPERAND)
+    within = first * k_stride + head * K
+    keys = tl.load(k + within + (row[None, :] * k_stride + channel[:, None]), inside, 0.0)
+    keys, k_rstd = unit_columns(keys, NORM, C, OPERAND)
     if CONTINUE:
         # Rows before `begin` stand in the sequence's slot, where a former call or the decoder left them.
-        known = (token < begin) & (token >= first)
-        old_row = (tl.load(slots + n).to(tl.int64) * H + head) * C + row
-        old = old_row[None, :] * K + channel[:, None]
-        keys = tl.where(known[None, :], tl.load(slot_k + old, known[None, :], 0.0).to(tl.float32), keys)
-        step = tl.where(known[None, :], tl.load(slot_g + old, known[None, :], 0.0), step)
+        known = row < begin - first
+        slot = (tl.load(slots + n).to(tl.int64) * H + head) * C
+        old = row[None, :] * K + channel[:, None]
+        keys = tl.where(known[None, :], tl.load(slot_k + slot * K + old, known[None, :], 0.0).to(tl.float32), keys)
+        step = tl.where(known[None, :], tl.load(slot_g + slot * K + old, known[None, :], 0.0), step)
     cum = cumulative(step, C, OPERAND)
-    up = tl.exp(cum)
+    up = tl.exp(cum + ANCHOR * LN2)
 
-    at = (tl.load(storage + n) + local * C + row) * H + head
-    tile, square = at[None, :] * K + channel[:, None], at[:, None] * C + row[None, :]
-    k_up = rounded(keys * up, OPERAND)
-    k_down = rounded(keys * tl.exp(tl.minimum(-cum, LIMIT)), OPERAND)
+    at = (tl.load(storage + n) + local * C) * H + head
+    tile, square = row[None, :] * (H * K) + channel[:, None], row[:, None] * (H * C) + row[None, :]
+    k_up, k_down = rounded(keys * up, OPERAND), rounded(keys * fall(cum, ANCHOR), OPERAND)
     akk = product(tl.trans(k_up), k_down)
-    tl.store(k_in + tile, k_up, here)
+    tl.store(k_in + at * K + tile, lowered(k_up, ANCHOR, OPERAND), here)
     at_end = tl.sum(tl.where((row == C - 1)[None, :], cum, 0.0), 1)
-    tl.store(k_out + tile, rounded(keys * tl.exp(at_end[:, None] - cum), OPERAND), here)
+    tl.store(k_out + at * K + tile, rounded(keys * tl.exp(at_end[:, None] - cum), OPERAND), here)
     tl.store(decay + (chunk.to(tl.int64) * H + head) * K + channel, tl.exp(at_end))
-    queries, _ = unit_columns(tl.load(q + token[None, :] * q_stride + within, inside, 0.0), NORM, C, OPERAND)
+    within = first * q_stride + head * K
+    queries = tl.load(q + within + (row[None, :] * q_stride + channel[:, None]), inside, 0.0)
+    queries, q_rstd = unit_columns(queries, NORM, C, OPERAND)
     queries *= scale
     q_up = rounded(queries * up, OPERAND)
     aqk = product(tl.trans(q_up), k_down)
-    tl.store(q_in + tile, q_up, here)
+    tl.store(q_in + at * K + tile, lowered(q_up, ANCHOR, OPERAND), here)
 
-    far = tl.max(tl.where(cum < -LIMIT, 1, 0), 0) > 0
+    far = beyond(cum, ANCHOR)
     if tl.max(tl.where(far, 1, 0), 0) > 0:
         akk = tl.where(far[:, None], far_scores(keys, keys, cum, far, C, OPERAND), akk)
         aqk = tl.where(far[:, None], far_scores(queries, keys, cum, far, C, OPERAND), aqk)
     akk = tl.where(row[:, None] > row[None, :], akk, 0.0)
     aqk = tl.where(row[:, None] >= row[None, :], aqk, 0.0)
-    b = tl.load(beta + token * beta_stride + head, valid, 0.0).to(tl.float32)
+    b = tl.load(beta + first * beta_stride + head + row * beta_stride, valid, 0.0).to(tl.float32)
     if SIGMOID:
         b = sigmoid(b)
     lower = b[:, None] * akk
     if CONTINUE:
-        old = old_row[:, None] * C + row[None, :]
-        lower = tl.where(known[:, None], tl.load(slot_l + old, known[:, None], 0.0), lower)
-    tl.store(attend + square, rounded(aqk, OPERAND), present[:, None])
-    if KEYS:
-        tl.store(keys_out + square, rounded(akk, OPERAND), present[:, None])
-    tl.store(inverse + square, rounded(unit_lower_inverse(lower, C, OPERAND), OPERAND), present[:, None])
+        old = row[:, None] * C + row[None, :]
+        lower = tl.where(known[:, None], tl.load(slot_l + slot * C + old, known[:, None], 0.0), lower)
+    tl.store(attend + at * C + square, rounded(aqk, OPERAND), present[:, None])
+    solve = unit_lower_inverse(lower, C, OPERAND)
+    tl.store(inverse + at * C + square, rounded(solve, OPERAND), present[:, None])
+    if TRACE:
+        tl.store(trace_keys + at * C + square, rounded(akk, OPERAND), present[:, None])
+        tl.store(trace_cum + at * K + tile, cum, here)
+        tl.store(trace_q + at + row * H, q_rstd, present)
+        tl.store(trace_k + at + row * H, k_rstd, present)
     if TAIL:
         if first + C >= end:
-            tail = (n.to(tl.int64) * H + head) * C + row
-            tl.store(tail_k + tail[None, :] * K + channel[:, None], rounded(keys, OPERAND))
-            tl.store(tail_g + tail[None, :] * K + channel[:, None], step)
-            tl.store(tail_l + tail[:, None] * C + row[None, :], lower)
+            tail = (n.to(tl.int64) * H + head) * C
+            tl.store(tail_k + tail * K + (row[None, :] * K + channel[:, None]), rounded(keys, OPERAND))
+            tl.store(tail_g + tail * K + (row[None, :] * K + channel[:, None]), step)
+            tl.store(tail_l + tail * C + (row[:, None] * C + row[None, :]), lower)
 
 
 def prepare(
-    x: ChunkInputs, index: ChunkIndex, keys: bool = False, slots: Tensor | None = None, state: SlotState | None = None
+    x: ChunkInputs, index: ChunkIndex, trace: bool = False, slots: Tensor | None = None, state: SlotState | None = None
 ) -> Prepared:
     """Launches the kernel over all chunks of `x`.
 
     Args:
-        keys: also keep Akk, which the backward pass needs.
+        trace: for the backward pass.
         slots, state: where the sequences of a prefill are to live in decode, `[N]`; asks for a tail.
     """
     tokens, heads, key_dim = x.q.shape
     rows, chunks, sequences = index.storage_rows(tokens), len(index.chunk_sequence), index.num_sequences
     wide = [x.q.new_empty(rows, heads, key_dim, dtype=x.operand) for _ in range(3)]
-    square = [x.q.new_empty(rows, heads, CHUNK, dtype=x.operand) for _ in range(2 + keys)]
+    square = [x.q.new_empty(rows, heads, CHUNK, dtype=x.operand) for _ in range(3 if trace else 2)]
     decay = x.q.new_empty(chunks, heads, key_dim, dtype=torch.float32)
     tail = None if state is None else Tail.empty(sequences, state)
+    kept = None
+    if trace:
+        norms = [decay.new_empty(rows, heads) for _ in range(2)]
+        kept = Trace(square[2], decay.new_empty(rows, heads, key_dim), *norms)
     if chunks:
         prepare_kernel[(chunks * heads,)](
             x.q, x.k, x.g, x.beta, x.gate.a_log, x.gate.dt_bias,
-            *wide, *square[:2], square[2] if keys else None, decay,
+            *wide, *square[:2], decay, *(kept or (None,) * 4),
             index.cu_seqlens, index.storage, index.first_chunk, index.chunk_sequence,
             index.offset, slots, *((state.k, state.g, state.lower) if state else (None,) * 3),
             *(tail or (None,) * 3),
             x.q.stride(0), x.k.stride(0), x.g.stride(0), x.beta.stride(0), x.scale, x.gate.lower_bound, sequences,
             H=heads, K=key_dim, C=CHUNK, GATE=x.gate.kind, NORM=x.norm, SIGMOID=x.sigmoid,
-            OPERAND=TRITON_DTYPES[x.operand], LIMIT=LIMIT[x.operand], KEYS=keys,
+            OPERAND=TRITON_DTYPES[x.operand], ANCHOR=ANCHOR[x.operand], TRACE=trace,
             CONTINUE=index.offset is not None, TAIL=state is not None, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
-    return Prepared(*wide, *square[:2], square[2] if keys else None, decay, tail)
+    return Prepared(*wide, *square[:2], decay, tail, kept)

@@ -41,31 +41,32 @@ def reverse_scan_kernel(
     if D_FINAL:
         d_state = tl.load(d_final + tile)
 
+    # 64-bit offsets only where they are the same for the whole tile.
+    wide, square = row[:, None] * (H * K) + channel[None, :], row[:, None] * (H * C) + row[None, :]
+    tall = row[None, :] * (H * V) + value[:, None]
     for step in range(num_chunks):
         c = num_chunks - 1 - step
-        token = begin + c * C + row
-        valid = token < end
-        at = token * H + head
-        wide, square = at[:, None] * K + channel[None, :], at[:, None] * C + row[None, :]
-        k_up = tl.load(k_in + wide, valid[:, None], 0.0)
-        q_up = tl.load(q_in + wide, valid[:, None], 0.0)
-        k_end = tl.load(k_out + wide, valid[:, None], 0.0)
-        solve = tl.load(inverse + square, valid[:, None], 0.0)
-        aqk = tl.load(attend + square, valid[:, None], 0.0)
+        first = begin + c * C
+        at = first * H + head
+        valid = row < end - first
+        k_up = tl.load(k_in + at * K + wide, valid[:, None], 0.0)
+        q_up = tl.load(q_in + at * K + wide, valid[:, None], 0.0)
+        k_end = tl.load(k_out + at * K + wide, valid[:, None], 0.0)
+        solve = tl.load(inverse + at * C + square, valid[:, None], 0.0)
+        aqk = tl.load(attend + at * C + square, valid[:, None], 0.0)
         at_end = tl.load(decay + ((chunk0 + c) * H + head) * K + channel)
-        b = tl.load(beta + token * beta_stride + head, valid, 0.0).to(tl.float32)
+        b = tl.load(beta + first * beta_stride + head + row * beta_stride, valid, 0.0).to(tl.float32)
         if SIGMOID:
             b = sigmoid(b)
-        column = at[None, :] * V + value[:, None]
-        d_o = rounded(tl.load(d_out + column, valid[None, :], 0.0).to(tl.float32), OPERAND)
+        d_o = rounded(tl.load(d_out + at * V + tall, valid[None, :], 0.0).to(tl.float32), OPERAND)
         if (c % GROUP == GROUP - 1) | (step == 0):
-            where = ((group0 + c // GROUP) * H + head) * K * V + value[:, None] * K + channel[None, :]
-            tl.store(checkpoints + where, rounded(d_state, OPERAND))
+            where = checkpoints + ((group0 + c // GROUP) * H + head) * K * V
+            tl.store(where + (value[:, None] * K + channel[None, :]), rounded(d_state, OPERAND))
 
         d_new = product(d_o, aqk)
         d_new = product(rounded(d_state, OPERAND), tl.trans(k_end), acc=d_new)
         d_row = product(rounded(d_new, OPERAND), solve)
-        tl.store(d_rows + column, rounded(d_row, OPERAND), valid[None, :])
+        tl.store(d_rows + at * V + tall, rounded(d_row, OPERAND), valid[None, :])
         d_state = product(d_o, q_up, acc=d_state * at_end[None, :])
         d_state = product(rounded(-b[None, :] * d_row, OPERAND), k_up, acc=d_state)
 

@@ -50,47 +50,46 @@ def scan_kernel(
     if INITIAL:
         state = tl.load(initial + home * K * V + tile)
 
+    # 64-bit offsets only where they are the same for the whole tile.
+    wide, square = row[:, None] * (H * K) + channel[None, :], row[:, None] * (H * C) + row[None, :]
+    tall, v_tile = row[None, :] * (H * V) + value[:, None], row[None, :] * v_stride + value[:, None]
     for c in range(num_chunks):
-        token = first + c * C + row
-        valid, present = (token >= begin) & (token < end), token < end
-        at = (base + c * C + row) * H + head
-        wide, square = at[:, None] * K + channel[None, :], at[:, None] * C + row[None, :]
-        k_up = tl.load(k_in + wide, present[:, None], 0.0)
-        q_up = tl.load(q_in + wide, present[:, None], 0.0)
-        k_end = tl.load(k_out + wide, present[:, None], 0.0)
-        solve = tl.load(inverse + square, present[:, None], 0.0)
-        aqk = tl.load(attend + square, present[:, None], 0.0)
+        here = first + c * C
+        valid, present = (row >= begin - here) & (row < end - here), row < end - here
+        at = (base + c * C) * H + head
+        k_up = tl.load(k_in + at * K + wide, present[:, None], 0.0)
+        q_up = tl.load(q_in + at * K + wide, present[:, None], 0.0)
+        k_end = tl.load(k_out + at * K + wide, present[:, None], 0.0)
+        solve = tl.load(inverse + at * C + square, present[:, None], 0.0)
+        aqk = tl.load(attend + at * C + square, present[:, None], 0.0)
         at_end = tl.load(decay + ((chunk0 + c) * H + head) * K + channel)
-        b = tl.load(beta + token * beta_stride + head, valid, 0.0).to(tl.float32)
+        b = tl.load(beta + here * beta_stride + head + row * beta_stride, valid, 0.0).to(tl.float32)
         if SIGMOID:
             b = sigmoid(b)
-        column = token[None, :] * v_stride + head * V + value[:, None]
-        v_t = tl.load(v + column, valid[None, :], 0.0).to(tl.float32)
+        v_t = tl.load(v + (here * v_stride + head * V) + v_tile, valid[None, :], 0.0).to(tl.float32)
         if CHECKPOINTS:
             if c % GROUP == 0:
-                where = ((group0 + c // GROUP) * H + head) * K * V + value[:, None] * K + channel[None, :]
-                tl.store(checkpoints + where, rounded(state, OPERAND))
+                where = checkpoints + ((group0 + c // GROUP) * H + head) * K * V
+                tl.store(where + (value[:, None] * K + channel[None, :]), rounded(state, OPERAND))
 
         left = rounded(state, OPERAND)
         read = product(left, tl.trans(k_up))
         rows = rounded(b[None, :] * (v_t - read), OPERAND)
         if SLOTS:
-            buffer = slot_b + (home * C + row)[None, :] * V + value[:, None]
+            buffer = slot_b + home * C * V + (row[None, :] * V + value[:, None])
             if CONTINUE:
-                known = ((token < begin) & (token >= first))[None, :]
+                known = (row < begin - here)[None, :]
                 rows = tl.where(known, tl.load(buffer, known, 0.0), rows)
             if c == num_chunks - 1:
                 tl.store(buffer, rows, valid[None, :])
         new = rounded(product(rows, tl.trans(solve)), OPERAND)
         o = product(left, tl.trans(q_up))
         o = product(new, tl.trans(aqk), acc=o)
-        tl.store(
-            out + (token[None, :] * H + head) * V + value[:, None], rounded(o, out.dtype.element_ty), valid[None, :]
-        )
+        tl.store(out + (here * H + head) * V + tall, rounded(o, out.dtype.element_ty), valid[None, :])
         following = product(new, k_end, acc=state * at_end[None, :])
         if SLOTS:
             # The decoder keeps the state at the last boundary and the rows since.
-            following = tl.where(first + (c + 1) * C <= end, following, state)
+            following = tl.where(here + C <= end, following, state)
         state = following
 
     if FINAL:
