@@ -12,6 +12,7 @@ from deltarl.kernels.gpu.prepare import prepare
 from deltarl.kernels.gpu.reverse_scan import reverse_scan
 from deltarl.kernels.gpu.scan import scan
 from deltarl.kernels.gpu.slots import SlotState
+from deltarl.kernels.gpu.walk import walk
 
 
 class _ChunkKDA(torch.autograd.Function):
@@ -59,7 +60,7 @@ class _ChunkKDA(torch.autograd.Function):
         p = prepare(x, index, trace=True)
         after = torch.empty_like(checkpoints)
         d_rows = reverse_scan(x, index, p, d_out, d_final, d_initial, after)
-        d = gradients(x, index, p, d_out, d_rows, checkpoints, after)
+        d = gradients(x, index, p, d_out, d_rows, walk(x, index, p, d_out, d_rows, checkpoints, after))
         d_a_log = None if d.a_log is None else d.a_log.view_as(a_log).to(a_log.dtype)
         d_dt_bias = None if d.dt_bias is None else d.dt_bias.view_as(dt_bias).to(dt_bias.dtype)
         return d.q, d.k, d.v, d.g, d.beta, d_a_log, d_dt_bias, d_initial, None, None

@@ -19,7 +19,7 @@ from deltarl.kernels.gpu.index import CHUNK
 from deltarl.kernels.gpu.inputs import FLOATS, HEAD_DIMS, Gate
 
 from deltarl.kernels.gpu.norm import gated, norm_scale
-from deltarl.kernels.gpu.ops import TRITON_DTYPES, column_squares, pinned, product, rounded, sigmoid, silu
+from deltarl.kernels.gpu.ops import TRITON_DTYPES, column_squares, pinned, product, registers, rounded, sigmoid, silu
 from deltarl.kernels.gpu.prepare import ANCHOR, LN2, fall, lowered
 from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_columns, unit_lower_inverse
 from deltarl.kernels.gpu.slots import SlotState
@@ -247,6 +247,6 @@ def decode_step(
             key_dim**-0.5 if scale is None else scale, gate.lower_bound, eps,
             H=heads, K=key_dim, V=value_dim, BV=min(value_dim, 64), C=CHUNK, WIDTH=width,
             GATE=gate.kind, OPERAND=TRITON_DTYPES[operand], ANCHOR=ANCHOR[operand], REPLAY=not recurrent,
-            num_warps=4, num_stages=1, enable_fp_fusion=False,
+            num_warps=4, num_stages=1, enable_fp_fusion=False, **registers(128),
         )  # fmt: skip
     return out

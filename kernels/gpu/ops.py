@@ -23,6 +23,11 @@ def operand_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float32 else torch.bfloat16
 
 
+def registers(most: int) -> dict[str, int]:
+    """Launch option that caps the registers of a thread, so that more programs fit on a multiprocessor."""
+    return {} if INTERPRETED.value else {"maxnreg": most}
+
+
 @triton.jit
 def silu(x):
     """`x · sigmoid(x)` of fp32 `x`."""
@@ -85,7 +90,7 @@ def precise_product(a, b, OPERAND: tl.constexpr, acc=None, PARTS: tl.constexpr =
     """
     if INTERPRETED:
         return product(a, b, acc)
-    elif OPERAND == tl.float32:
+    elif OPERAND == tl.float32 or (PARTS == 3 and a.shape[0] < 64):  # narrow tiles take their terms in varying order
         return tl.dot(a, b, acc=acc, input_precision="ieee")
     elif PARTS == 3:
         return tl.dot(a, b, acc=acc, input_precision="tf32x3")

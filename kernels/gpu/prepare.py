@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deltarl.kernels.gpu.index import CHUNK, ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs
-from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid
+from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, registers, rounded, sigmoid
 from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_lower_inverse, unit_columns
 from deltarl.kernels.gpu.slots import SlotState, Tail
 
@@ -206,6 +206,6 @@ def prepare(
             x.q.stride(0), x.k.stride(0), x.g.stride(0), x.beta.stride(0), x.scale, x.gate.lower_bound, sequences,
             H=heads, K=key_dim, C=CHUNK, GATE=x.gate.kind, NORM=x.norm, SIGMOID=x.sigmoid,
             OPERAND=TRITON_DTYPES[x.operand], ANCHOR=ANCHOR[x.operand], TRACE=trace,
-            CONTINUE=index.offset is not None, TAIL=state is not None, num_warps=4, enable_fp_fusion=False,
+            CONTINUE=index.offset is not None, TAIL=state is not None, num_warps=4, enable_fp_fusion=False, **registers(168),
         )  # fmt: skip
     return Prepared(*wide, *square[:2], decay, tail, kept)

@@ -101,6 +101,6 @@ def reverse_scan(
             index.cu_seqlens, index.first_chunk, index.first_group, x.beta.stride(0),
             H=heads, K=key_dim, V=value_dim, BV=block, C=CHUNK, GROUP=GROUP,
             SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand],
-            D_FINAL=d_final is not None, D_INITIAL=d_initial is not None, num_warps=4, num_stages=2,
+            D_FINAL=d_final is not None, D_INITIAL=d_initial is not None, num_warps=4, num_stages=3,
         )  # fmt: skip
     return d_rows

@@ -17,8 +17,6 @@ from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid
 from deltarl.kernels.gpu.prepare import Prepared
 from deltarl.kernels.gpu.slots import SlotState
 
-WARPS, STAGES = 4, 2
-
 
 @triton.jit
 def scan_kernel(
@@ -105,7 +103,7 @@ def scan_kernel(
 
 def value_block(value_dim: int, operand: torch.dtype) -> int:
     """Value channels per program; small in fp32, whose products run without tensor cores and need more registers."""
-    return min(value_dim, 64 if operand == torch.bfloat16 else 16)
+    return min(value_dim, 128 if operand == torch.bfloat16 else 16)
 
 
 def scan(
@@ -142,6 +140,6 @@ def scan(
             H=heads, K=key_dim, V=value_dim, BV=block, C=CHUNK, GROUP=GROUP,
             SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand], INITIAL=initial is not None, FINAL=final is not None,
             CHECKPOINTS=checkpoints is not None, CONTINUE=index.offset is not None, SLOTS=state is not None,
-            num_warps=WARPS, num_stages=STAGES, enable_fp_fusion=False,
+            num_warps=4, num_stages=2, enable_fp_fusion=False,
         )  # fmt: skip
     return out
