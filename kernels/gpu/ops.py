@@ -83,19 +83,17 @@ def rounded(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def precise_product(a, b, OPERAND: tl.constexpr, acc=None, PARTS: tl.constexpr = 3):
-    """`a @ b + acc` of small fp32 tiles: on tensor cores where OPERAND is bf16, elsewhere with plain fp32 arithmetic.
+def precise_product(a, b, OPERAND: tl.constexpr, acc=None):
+    """`a @ b + acc` of fp32 tiles to about fp32 precision; on tensor cores, split in parts, where OPERAND is bf16.
 
-    On tensor cores to about fp32 precision with PARTS = 3, to 11 bits with PARTS = 1.
+    Narrow tiles are multiplied one term after the other: there the tensor cores' order of terms depends on the kernel.
     """
     if INTERPRETED:
         return product(a, b, acc)
-    elif OPERAND == tl.float32 or (PARTS == 3 and a.shape[0] < 64):  # narrow tiles take their terms in varying order
+    elif OPERAND == tl.float32 or a.shape[0] < 64:
         return tl.dot(a, b, acc=acc, input_precision="ieee")
-    elif PARTS == 3:
-        return tl.dot(a, b, acc=acc, input_precision="tf32x3")
     else:
-        return tl.dot(a, b, acc=acc, input_precision="tf32")
+        return tl.dot(a, b, acc=acc, input_precision="tf32x3")
 
 
 @triton.jit

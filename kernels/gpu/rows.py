@@ -76,8 +76,8 @@ def unit_lower_inverse(lower, C: tl.constexpr, OPERAND: tl.constexpr):
     same4, same8 = row // 4 == column // 4, row // 8 == column // 8
     block = tl.where(same4, lower, 0.0)
     inverse = tl.where(row == column, 1.0, 0.0) - block
-    square = precise_product(block, block, OPERAND, PARTS=1)
-    inverse = precise_product(inverse, square, OPERAND, acc=inverse, PARTS=1)
+    square = precise_product(block, block, OPERAND)
+    inverse = precise_product(inverse, square, OPERAND, acc=inverse)
     corner = tl.where(same8 & (row // 4 != column // 4), lower, 0.0)
     inverse = _merged(inverse, corner, OPERAND)
     return _merged(inverse, tl.where(same8, 0.0, lower), OPERAND)
@@ -85,5 +85,5 @@ def unit_lower_inverse(lower, C: tl.constexpr, OPERAND: tl.constexpr):
 
 @triton.jit
 def _merged(inverse, corner, OPERAND: tl.constexpr):
-    left = precise_product(inverse, corner, OPERAND, PARTS=1)
-    return precise_product(-left, inverse, OPERAND, acc=inverse, PARTS=1)
+    left = precise_product(inverse, corner, OPERAND)
+    return precise_product(-left, inverse, OPERAND, acc=inverse)
