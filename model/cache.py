@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from transformers import KimiLinearConfig
 
+from deltarl.kernels.backend import choose_backend
 from deltarl.kernels.decode import DecodeState
+from deltarl.kernels.gpu.slots import SlotState
 from deltarl.model.config import layer_kinds
 
 # Attention reads the cache a whole span at a time, so that its sums do not depend on the longest row of the batch.
@@ -15,9 +17,13 @@ SPAN = 32
 
 @dataclass
 class KDACache:
-    """One KDA layer: `delta`, the recurrence (O(1) per sequence), and `window` `[B, W-1, 3·H·K]`, the convolution's."""
+    """One KDA layer: `delta`, the recurrence (O(1) per sequence), and `window`, the convolution's last inputs.
 
-    delta: DecodeState
+    In PyTorch the window is `[B, W-1, 3·H·K]`, oldest first; the Triton kernels keep a ring `[B, W, 3·H·K]`, the input of
+    position p at index p % W.
+    """
+
+    delta: DecodeState | SlotState
     window: Tensor
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -48,10 +54,16 @@ class HybridCache:
         max_len = -(-max_len // SPAN) * SPAN
         layers: list[KDACache | Tensor] = []
         heads, dim, width = config.linear_num_heads, config.linear_head_dim, config.linear_conv_kernel_dim
+        triton = choose_backend(device, dtype, dim, dim) == "triton"
         for kind in layer_kinds(config):
             if kind == "linear_attention":
-                window = torch.zeros(batch, width - 1, 3 * heads * dim, dtype=dtype, device=device)
-                layers.append(KDACache(DecodeState.empty(batch, heads, dim, dim, device), window))
+                delta: DecodeState | SlotState
+                if triton:
+                    delta = SlotState.empty(batch, heads, dim, dim, dtype, device)
+                else:
+                    delta = DecodeState.empty(batch, heads, dim, dim, device)
+                window = torch.zeros(batch, width if triton else width - 1, 3 * heads * dim, dtype=dtype, device=device)
+                layers.append(KDACache(delta, window))
             else:
                 latent = config.kv_lora_rank + config.qk_rope_head_dim
                 layers.append(torch.zeros(batch, max_len, latent, dtype=dtype, device=device))

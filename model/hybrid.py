@@ -42,7 +42,7 @@ class DecoderLayer(nn.Module):
     def decode(self, x: Tensor, cache: Any, offset: Tensor, position: Tensor, visible: Tensor) -> Tensor:
         normed = self.input_layernorm(x)
         if isinstance(self.self_attn, KDALayer):
-            return self._feed_forward(x + self.self_attn.decode(normed, cache, offset))
+            return self._feed_forward(x + self.self_attn.decode(normed, cache, offset, position))
         return self._feed_forward(x + self.self_attn.decode(normed, cache, position, visible))
 
     def _feed_forward(self, x: Tensor) -> Tensor:

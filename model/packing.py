@@ -1,11 +1,13 @@
 """Several sequences end to end in one tensor, and the index maps the layers share."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from deltarl.kernels.chunk import CHUNK_SIZE
+from deltarl.kernels.gpu.index import ChunkIndex
 from deltarl.kernels.layout import ChunkLayout
 
 # Attention kernels round differently for lengths that are not a multiple of their vector width. With padded lengths
@@ -40,6 +42,11 @@ class Packing:
             chunks=ChunkLayout.build(cu_seqlens, CHUNK_SIZE),
             padded=ChunkLayout.build(cu_seqlens, -(-max(1, int(lengths.max())) // PAD_MULTIPLE) * PAD_MULTIPLE),
         )
+
+    @cached_property
+    def index(self) -> ChunkIndex:
+        """The chunks of the KDA layers as the Triton kernels find them."""
+        return ChunkIndex.build(self.cu_seqlens, len(self.position))
 
     @classmethod
     def from_lengths(cls, lengths: list[int], device: torch.device | None = None) -> "Packing":

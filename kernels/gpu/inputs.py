@@ -5,32 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deltarl.kernels.gpu.ops import operand_dtype
-from deltarl.kernels.gpu.rows import BOUNDED, LOG_DECAY, SOFTPLUS
-
-HEAD_DIMS = (16, 32, 64, 128)
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """How the gate input becomes a log decay: `kind` of `rows.py`; a_log `[H]`, dt_bias `[H*K]` fp32 or None."""
-
-    kind: int
-    a_log: Tensor | None
-    dt_bias: Tensor | None
-    lower_bound: float
-
-    @classmethod
-    def of(cls, a_log: Tensor | None, dt_bias: Tensor | None, lower_bound: float | None, in_kernel: bool) -> "Gate":
-        if not in_kernel:
-            return cls(LOG_DECAY, None, None, 0.0)
-        if a_log is None or dt_bias is None:
-            raise ValueError("use_gate_in_kernel needs A_log [H] and dt_bias [H*K]")
-        if lower_bound is not None and lower_bound >= 0:
-            raise ValueError(f"lower_bound must be below 0, got {lower_bound}")
-        kind = SOFTPLUS if lower_bound is None else BOUNDED
-        return cls(kind, a_log.float().flatten(), dt_bias.float().flatten(), lower_bound or 0.0)
+from deltarl.kernels.backend import FLOATS, HEAD_DIMS
+from deltarl.kernels.gpu.gate import Gate
+from deltarl.kernels.gpu.slots import operand_dtype
 
 
 @dataclass(frozen=True)
@@ -62,7 +39,9 @@ class ChunkInputs:
         if self.gate.a_log is not None and self.gate.dt_bias is not None:
             sizes = (self.gate.a_log.numel(), self.gate.dt_bias.numel())
             if sizes != (heads, heads * key_dim):
-                raise ValueError(f"A_log and dt_bias must have H = {heads} and H*K = {heads * key_dim} elements: {sizes}")
+                raise ValueError(
+                    f"A_log and dt_bias must have H = {heads} and H*K = {heads * key_dim} elements: {sizes}"
+                )
 
     def tensors(self) -> dict[str, Tensor]:
         return {"q": self.q, "k": self.k, "v": self.v, "g": self.g, "beta": self.beta}

@@ -15,14 +15,6 @@ INTERPRETED: tl.constexpr = tl.constexpr(bool(triton.knobs.runtime.interpret))
 TRITON_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-def operand_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of the operands of matrix products for inputs of `dtype`: fp32 for fp32, else bf16.
-
-    fp16 inputs get bf16 operands too, because decay factors leave the range of fp16.
-    """
-    return torch.float32 if dtype == torch.float32 else torch.bfloat16
-
-
 def registers(most: int) -> dict[str, int]:
     """Launch option that caps the registers of a thread, so that more programs fit on a multiprocessor."""
     return {} if INTERPRETED.value else {"maxnreg": most}

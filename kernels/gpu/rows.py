@@ -8,10 +8,9 @@ of a program, where the 16 tokens of a chunk would make each warp compute, and h
 import triton
 import triton.language as tl
 
+from deltarl.kernels.gpu.gate import LOG_DECAY, SOFTPLUS
 from deltarl.kernels.gpu.ops import precise_product, rounded, column_squares, sigmoid, softplus
 
-# What the gate input is: the log decay itself, or the pre-activation of the softplus or of the bounded sigmoid gate.
-LOG_DECAY, SOFTPLUS, BOUNDED = 0, 1, 2
 _LOG_DECAY: tl.constexpr = tl.constexpr(LOG_DECAY)
 _SOFTPLUS: tl.constexpr = tl.constexpr(SOFTPLUS)
 

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from deltarl.kernels.gpu.index import CHUNK
-from deltarl.kernels.gpu.ops import operand_dtype
+
+
+def operand_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of the operands of matrix products for inputs of `dtype`: fp32 for fp32, else bf16.
+
+    fp16 inputs get bf16 operands too, because decay factors leave the range of fp16.
+    """
+    return torch.float32 if dtype == torch.float32 else torch.bfloat16
 
 
 @dataclass
