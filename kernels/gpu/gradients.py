@@ -1,4 +1,4 @@
-"""Last kernel of the backward pass: the gradients of q, k, v, the gate and beta. One program per group and head.
+"""Last kernels of the backward pass: the gradients of q, k, v, the gate and beta.
 
 With S, dS⁺ and v' of `walk`, dv = β db, and dL = −db v'ᵀ below the diagonal, which is what the gradient of
 T = (I + L)⁻¹, L = Diag(β) Akk, comes to:
@@ -11,6 +11,11 @@ T = (I + L)⁻¹, L = Diag(β) Akk, comes to:
 The last sum runs over the rest of the group, S_end being the state at its end: so its rounding errors cannot pile up
 over a long sequence. Rows whose decay cannot be undone ("far", see `prepare`) take their part of the products with
 k⁻, and of dk⁻, by pairwise differences. No sum is left to the order in which programs finish.
+
+`pairs_kernel`, one warp per chunk and head, does what is of the size of V: dAqk, dAkk, dv and dβ. (Every warp of a
+larger program would compute the whole of a product of 16 rows.) `gradients_kernel`, one program per group and head,
+does the rest. It is launched twice, for the groups with far rows and for the others: code for far rows, though hardly
+ever run, would cost the others registers.
 """
 
 from typing import NamedTuple
@@ -22,8 +27,8 @@ from torch import Tensor
 
 from deltarl.kernels.gpu.index import CHUNK, GROUP, ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs
-from deltarl.kernels.gpu.ops import TRITON_DTYPES, pinned, precise_product, product, rounded, sigmoid
-from deltarl.kernels.gpu.prepare import ANCHOR, LN2, Prepared, beyond, fall, lowered
+from deltarl.kernels.gpu.ops import INTERPRETED, TRITON_DTYPES, product, rounded, sigmoid
+from deltarl.kernels.gpu.prepare import ANCHOR, LN2, Prepared, beyond, fall
 from deltarl.kernels.gpu.rows import log_decay_gradient
 from deltarl.kernels.gpu.walk import Walked
 
@@ -70,14 +75,97 @@ def far_gradients(d_aqk, d_akk, queries, keys, cum, far, C: tl.constexpr, K: tl.
 
 
 @triton.jit
+def pairs_kernel(
+    beta, keys_in, d_out, d_rows, new_in, error_in, d_v, d_beta, d_attend, d_keys, d_diagonal,
+    cu_seqlens, first_chunk, chunk_sequence, beta_stride, num_sequences,
+    H: tl.constexpr, V: tl.constexpr, C: tl.constexpr, SIGMOID: tl.constexpr, OPERAND: tl.constexpr,
+):  # fmt: skip
+    chunk, head = tl.program_id(0) // H, tl.program_id(0) % H
+    n = tl.load(chunk_sequence + chunk)
+    if n >= num_sequences:
+        return
+    first, end = tl.load(cu_seqlens + n) + (chunk - tl.load(first_chunk + n)) * C, tl.load(cu_seqlens + n + 1)
+    at = first * H + head
+    row = tl.arange(0, C)
+    valid = row < tl.minimum(end - first, C).to(tl.int32)
+    inside, strict = valid[:, None], row[:, None] > row[None, :]
+    # 64-bit offsets only where they are the same for the whole tile.
+    tile = row[:, None] * (H * V) + tl.arange(0, V)[None, :]
+    square = row[:, None] * (H * C) + row[None, :]
+
+    b = tl.load(beta + first * beta_stride + head + row * beta_stride, valid, 0.0).to(tl.float32)
+    if SIGMOID:
+        b = sigmoid(b)
+    new = tl.trans(tl.load(new_in + at * V + tile, inside, 0.0))
+    d_b = tl.load(d_rows + at * V + tile, inside, 0.0)
+    tl.store(d_v + at * V + tile, rounded(b[:, None] * d_b.to(tl.float32), d_v.dtype.element_ty), inside)
+    d_lower = tl.where(strict, -product(d_b, new), 0.0)
+    tl.store(d_keys + at * C + square, rounded(b[:, None] * d_lower, OPERAND), inside)
+    akk = tl.load(keys_in + at * C + square, inside, 0.0).to(tl.float32)
+    d_logit = tl.load(error_in + at + row * H, valid, 0.0) + tl.sum(d_lower * akk, 1)
+    if SIGMOID:
+        d_logit *= b * (1.0 - b)
+    tl.store(d_beta + at + row * H, d_logit.to(d_beta.dtype.element_ty), valid)
+    d_aqk = product(rounded(tl.load(d_out + at * V + tile, inside, 0.0).to(tl.float32), OPERAND), new)
+    tl.store(d_attend + at * C + square, rounded(tl.where(strict, d_aqk, 0.0), OPERAND), inside)
+    tl.store(d_diagonal + at + row * H, tl.sum(tl.where(row[:, None] == row[None, :], d_aqk, 0.0), 1), valid)
+
+
+@triton.jit
+def operand(x, OPERAND: tl.constexpr):
+    """fp32 `x` rounded, two numbers per instruction.
+
+    Where the result is used in fp32 too, the compiler rounds one number at a time, at an eighth of the rate.
+    """
+    if INTERPRETED:
+        return rounded(x, OPERAND)
+    elif tl.float32 == OPERAND:
+        return x
+    else:
+        return tl.inline_asm_elementwise(
+            "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x], dtype=tl.bfloat16, is_pure=True, pack=2
+        )
+
+
+@triton.jit
+def spread(x, factor, C: tl.constexpr):
+    """fp32 `factor · x` of an operand `[K, C]`, exactly: the product with a multiple of the identity.
+
+    It comes in the layout of all other products, and the compiler does not compute it again in a second layout.
+    """
+    if x.dtype == tl.float32:
+        return factor * x  # products of fp32 have no layout of their own
+    row = tl.arange(0, C)
+    return product(x, tl.where(row[:, None] == row[None, :], factor, 0.0).to(x.dtype))
+
+
+@triton.jit
+def later_sums(x, acc, C: tl.constexpr, OPERAND: tl.constexpr):
+    """`acc + Σ_{s≥t} x_s` of the columns of `[K, C]` fp32.
+
+    Three bf16 parts hold all of an fp32, and products with 1 are exact.
+    """
+    row = tl.arange(0, C)
+    ones = tl.where(row[:, None] >= row[None, :], 1.0, 0.0).to(OPERAND)
+    high = operand(x, OPERAND)
+    acc = product(high, ones, acc=acc)
+    if high.dtype != tl.float32:
+        x -= high.to(tl.float32)
+        middle = operand(x, OPERAND)
+        acc = product(middle, ones, acc=acc)
+        acc = product(operand(x - middle.to(tl.float32), OPERAND), ones, acc=acc)
+    return acc
+
+
+@triton.jit
 def gradients_kernel(
-    q, k, g, beta, a_log, dt_bias, keys_in, cum_in, q_norm, k_norm, d_out, d_rows,
-    new_in, s_out, s_value, s_new, error_in, end_in,
-    d_q, d_k, d_v, d_g, d_beta, d_a_log, d_dt_bias,
+    q, k, g, a_log, dt_bias, cum_in, q_norm, k_norm, s_out, s_value, s_new, end_in, d_attend, d_keys, d_diagonal_in,
+    d_q, d_k, d_g, d_a_log, d_dt_bias,
     cu_seqlens, first_group, group_sequence,
-    q_stride, k_stride, g_stride, beta_stride, scale, lower_bound, num_sequences,
-    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
-    GATE: tl.constexpr, NORM: tl.constexpr, SIGMOID: tl.constexpr, OPERAND: tl.constexpr, ANCHOR: tl.constexpr,
+    q_stride, k_stride, g_stride, scale, lower_bound, num_sequences,
+    H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
+    GATE: tl.constexpr, NORM: tl.constexpr, OPERAND: tl.constexpr, ANCHOR: tl.constexpr,
+    FAR: tl.constexpr,
 ):  # fmt: skip
     group, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     n = tl.load(group_sequence + group)
@@ -87,89 +175,76 @@ def gradients_kernel(
     begin += (group - tl.load(first_group + n)) * GROUP * C
     num_chunks = tl.minimum(GROUP, (end - begin + C - 1) // C).to(tl.int32)
 
-    row, channel, value = tl.arange(0, C), tl.arange(0, K), tl.arange(0, V)
+    row, channel = tl.arange(0, C), tl.arange(0, K)
     # 64-bit offsets only where they are the same for the whole tile.
-    wide, tall = row[None, :] * (H * K) + channel[:, None], row[None, :] * (H * V) + value[:, None]
-    square = row[:, None] * (H * C) + row[None, :]
-    strict, later = row[:, None] > row[None, :], row[:, None] >= row[None, :]
+    end_row = tl.minimum(tl.arange(1, GROUP + 1) * C, end - begin) - 1
+    lowest = tl.load(cum_in + (begin * H + head) * K + (end_row[:, None] * (H * K) + channel[None, :]))
+    if (tl.min(lowest) < -2 * ANCHOR * LN2) != FAR:
+        return
+    wide, square = row[None, :] * (H * K) + channel[:, None], row[:, None] * (H * C) + row[None, :]
     tail = tl.load(end_in + (group * H + head) * K + channel)
     sum_bias, sum_a = tl.zeros([K], tl.float32), tl.zeros([K], tl.float32)
 
     for back in range(num_chunks):
         first = begin + (num_chunks - 1 - back) * C
         at = first * H + head
-        valid = row < end - first
+        rows = tl.minimum(end - first, C).to(tl.int32)
+        valid = row < rows
         inside = valid[None, :]
-        b = tl.load(beta + first * beta_stride + head + row * beta_stride, valid, 0.0).to(tl.float32)
-        if SIGMOID:
-            b = sigmoid(b)
-        new = tl.load(new_in + at * V + tall, inside, 0.0)
-        d_o = rounded(tl.load(d_out + at * V + tall, inside, 0.0).to(tl.float32), OPERAND)
-        d_b = tl.load(d_rows + at * V + tall, inside, 0.0)
-        d_aqk = product(tl.trans(d_o), new)
-        d_lower = tl.where(strict, -product(tl.trans(d_b), new), 0.0)
-        tl.store(d_v + at * V + tall, rounded(b[None, :] * d_b.to(tl.float32), d_v.dtype.element_ty), inside)
-        akk = tl.load(keys_in + at * C + square, valid[:, None], 0.0).to(tl.float32)
-        d_logit = tl.load(error_in + at + row * H, valid, 0.0) + tl.sum(d_lower * akk, 1)
-        if SIGMOID:
-            d_logit *= b * (1.0 - b)
-        tl.store(d_beta + at + row * H, d_logit.to(d_beta.dtype.element_ty), valid)
-
-        cum = pinned(tl.load(cum_in + at * K + wide, inside, 0.0))
-        # The diagonal of Aqk does not decay: left out of what makes dG, where its two parts would have to cancel.
-        d_diagonal = tl.sum(tl.where(row[:, None] == row[None, :], d_aqk, 0.0), 0)[None, :]
-        d_aqk = tl.where(strict, d_aqk, 0.0)
-        d_akk = b[:, None] * d_lower
-        far = beyond(cum, ANCHOR)
-        near_aqk = rounded(tl.where(far[:, None], 0.0, d_aqk), OPERAND)
-        near_akk = rounded(tl.where(far[:, None], 0.0, d_akk), OPERAND)
-
         k_rstd = tl.load(k_norm + at + row * H, valid, 0.0)
         keys = tl.load(k + (first * k_stride + head * K) + (row[None, :] * k_stride + channel[:, None]), inside, 0.0)
-        keys = pinned(rounded(keys.to(tl.float32) * k_rstd[None, :], OPERAND).to(tl.float32))
+        keys = operand(spread(keys, 1.0, C) * k_rstd[None, :], OPERAND).to(tl.float32)
         q_rstd = tl.load(q_norm + at + row * H, valid, 0.0)
         queries = tl.load(q + (first * q_stride + head * K) + (row[None, :] * q_stride + channel[:, None]), inside, 0.0)
-        queries = pinned(rounded(queries.to(tl.float32) * q_rstd[None, :], OPERAND).to(tl.float32))
-        up, down = pinned(tl.exp(cum + ANCHOR * LN2)), pinned(fall(cum, ANCHOR))
-        k_up, q_up = rounded(keys * up, OPERAND), rounded(queries * scale * up, OPERAND)
-        k_down = rounded(keys * down, OPERAND)
+        queries = operand(spread(queries, 1.0, C) * q_rstd[None, :], OPERAND).to(tl.float32)
+        d_aqk = tl.load(d_attend + at * C + square, valid[:, None], 0.0)
+        d_akk = tl.load(d_keys + at * C + square, valid[:, None], 0.0)
+        d_diagonal = tl.load(d_diagonal_in + at + row * H, valid, 0.0)[None, :]
+
+        cum = tl.load(cum_in + at * K + wide, inside, 0.0)
+        near_aqk, near_akk = d_aqk, d_akk
+        if FAR:
+            far = beyond(cum, ANCHOR)
+            near_aqk = tl.where(far[:, None], 0.0, d_aqk).to(OPERAND)
+            near_akk = tl.where(far[:, None], 0.0, d_akk).to(OPERAND)
 
         # d_cum with the rounded factors of the products: what a pair adds at one token it takes away at the other.
-        d_query = tl.load(s_out + at * K + wide, inside, 0.0).to(tl.float32)
-        d_cum = lowered(q_up, ANCHOR, OPERAND).to(tl.float32) * d_query
-        near = product(k_down, tl.trans(near_aqk))
-        d_cum += q_up.to(tl.float32) * near
-        d_query = up * (2.0**-ANCHOR) * d_query + up * near
-        d_key = tl.load(s_value + at * K + wide, inside, 0.0).to(tl.float32)
-        d_cum += lowered(k_up, ANCHOR, OPERAND).to(tl.float32) * d_key
-        near = product(k_down, tl.trans(near_akk))
-        d_cum += k_up.to(tl.float32) * near
-        d_key = up * (2.0**-ANCHOR) * d_key + up * near
-        near = product(k_up, near_akk, acc=product(q_up, near_aqk))
-        d_cum -= k_down.to(tl.float32) * near
-        d_key += down * near
-        if tl.max(tl.where(far, 1, 0), 0) > 0:
+        up, down = tl.exp(cum + ANCHOR * LN2), fall(cum, ANCHOR)
+        k_down = operand(keys * down, OPERAND)
+        q_up = operand(queries * scale * up, OPERAND)
+        from_query = product(q_up, near_aqk)
+        near = spread(tl.load(s_out + at * K + wide, inside, 0.0), 2.0**-ANCHOR, C)
+        near = product(k_down, tl.trans(near_aqk), acc=near)
+        d_cum = q_up.to(tl.float32) * near
+        # The diagonal of Aqk does not decay: left out of what makes dG, where its two parts would have to cancel.
+        d_query = up * near + d_diagonal * keys
+        d_key = d_diagonal * scale * queries
+        if FAR:
             far_q, far_k, far_key = far_gradients(d_aqk, d_akk, queries * scale, keys, cum, far, C, K)
             d_cum += queries * scale * far_q + keys * (far_k - far_key)
             d_query += far_q
             d_key += far_k + far_key
-        d_query = unit_columns_gradient(scale * (d_query + d_diagonal * keys), queries, q_rstd, NORM)
+        d_query = unit_columns_gradient(scale * d_query, queries, q_rstd, NORM)
         tl.store(d_q + at * K + wide, rounded(d_query, d_q.dtype.element_ty), inside)
 
-        last = tl.minimum(end - first, C) - 1
-        to_end = pinned(tl.exp(tl.load(cum_in + (at + last * H) * K + channel)[:, None] - cum))
-        grown = pinned(tl.load(s_new + at * K + wide, inside, 0.0))
-        d_cum -= rounded(keys * to_end, OPERAND).to(tl.float32) * grown
-        d_key += d_diagonal * scale * queries + to_end * grown
-        d_key = unit_columns_gradient(d_key, keys, k_rstd, NORM)
+        k_up = operand(keys * up, OPERAND)
+        near = spread(tl.load(s_value + at * K + wide, inside, 0.0), 2.0**-ANCHOR, C)
+        near = product(k_down, tl.trans(near_akk), acc=near)
+        d_cum += k_up.to(tl.float32) * near
+        d_key += up * near
+        near = product(k_up, near_akk, acc=from_query)
+        d_cum -= k_down.to(tl.float32) * near
+        d_key += down * near
+        to_end = tl.exp(tl.load(cum_in + (at + (rows - 1) * H) * K + channel)[:, None] - cum)
+        grown = tl.load(s_new + at * K + wide, inside, 0.0)
+        d_cum -= operand(keys * to_end, OPERAND).to(tl.float32) * grown
+        d_key = unit_columns_gradient(d_key + to_end * grown, keys, k_rstd, NORM)
         tl.store(d_k + at * K + wide, rounded(d_key, d_k.dtype.element_ty), inside)
 
-        d_step = precise_product(d_cum, tl.where(later, 1.0, 0.0), OPERAND) + tail[:, None]
+        d_step = later_sums(d_cum, tl.zeros([K, C], tl.float32) + tail[:, None], C, OPERAND)
         tail += tl.sum(d_cum, 1)
         gate = tl.load(g + (first * g_stride + head * K) + (row[None, :] * g_stride + channel[:, None]), inside, 0.0)
-        d_gate, d_rate = log_decay_gradient(
-            d_step, gate.to(tl.float32), a_log, dt_bias, lower_bound, head, GATE, K
-        )
+        d_gate, d_rate = log_decay_gradient(d_step, spread(gate, 1.0, C), a_log, dt_bias, lower_bound, head, GATE, K)
         d_gate = tl.where(inside, d_gate, 0.0)
         sum_bias += tl.sum(d_gate, 1)
         sum_a += tl.sum(tl.where(inside, d_rate, 0.0), 1)
@@ -180,30 +255,37 @@ def gradients_kernel(
         tl.store(d_a_log + (group * H + head) * K + channel, sum_a)
 
 
-def gradients(
-    x: ChunkInputs, index: ChunkIndex, p: Prepared, d_out: Tensor, d_rows: Tensor, w: Walked
-) -> Gradients:
-    """Launches the kernel.
+def gradients(x: ChunkInputs, index: ChunkIndex, p: Prepared, d_out: Tensor, d_rows: Tensor, w: Walked) -> Gradients:
+    """Launches the kernels.
 
     Args:
         p: prepared with `trace`.  d_out, d_rows: `[T, H, V]`, gradient of the output, and `reverse_scan`'s result.
     """
     assert p.trace is not None
-    heads, key_dim = x.q.shape[1:]
+    tokens, heads, key_dim = x.q.shape
     value_dim, groups = x.v.shape[-1], len(index.group_sequence)
     d_q, d_k, d_v, d_g, d_beta = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in x.tensors().values())
+    d_attend, d_keys = (x.q.new_empty(tokens, heads, CHUNK, dtype=x.operand) for _ in range(2))
+    d_diagonal = w.end.new_empty(tokens, heads)
     sums = [w.end.new_zeros(groups, heads, key_dim) if x.gate.kind else None for _ in range(2)]
+    warps = 8 if x.operand == torch.float32 else 4
     if groups:
-        gradients_kernel[(groups * heads,)](
-            x.q, x.k, x.g, x.beta, x.gate.a_log, x.gate.dt_bias, *p.trace, d_out, d_rows, *w,
-            d_q, d_k, d_v, d_g, d_beta, *sums,
-            index.cu_seqlens, index.first_group, index.group_sequence,
-            x.q.stride(0), x.k.stride(0), x.g.stride(0), x.beta.stride(0),
-            x.scale, x.gate.lower_bound, index.num_sequences,
-            H=heads, K=key_dim, V=value_dim, C=CHUNK, GROUP=GROUP,
-            GATE=x.gate.kind, NORM=x.norm, SIGMOID=x.sigmoid,
-            OPERAND=TRITON_DTYPES[x.operand], ANCHOR=ANCHOR[x.operand], num_warps=8, num_stages=1,
+        pairs_kernel[(len(index.chunk_sequence) * heads,)](
+            x.beta, p.trace.keys, d_out, d_rows, w.new, w.error, d_v, d_beta, d_attend, d_keys, d_diagonal,
+            index.cu_seqlens, index.first_chunk, index.chunk_sequence, x.beta.stride(0), index.num_sequences,
+            H=heads, V=value_dim, C=CHUNK, SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand],
+            num_warps=1, num_stages=1,
         )  # fmt: skip
+        for far in (False, True):
+            gradients_kernel[(groups * heads,)](
+                x.q, x.k, x.g, x.gate.a_log, x.gate.dt_bias, p.trace.cum, p.trace.q_rstd, p.trace.k_rstd,
+                w.s_out, w.s_value, w.s_new, w.end, d_attend, d_keys, d_diagonal,
+                d_q, d_k, d_g, *sums,
+                index.cu_seqlens, index.first_group, index.group_sequence,
+                x.q.stride(0), x.k.stride(0), x.g.stride(0), x.scale, x.gate.lower_bound, index.num_sequences,
+                H=heads, K=key_dim, C=CHUNK, GROUP=GROUP, GATE=x.gate.kind, NORM=x.norm,
+                OPERAND=TRITON_DTYPES[x.operand], ANCHOR=ANCHOR[x.operand], FAR=far, num_warps=warps, num_stages=2,
+            )  # fmt: skip
     d_a_log, d_dt_bias = sums
     return Gradients(
         d_q, d_k, d_v, d_g, d_beta,
