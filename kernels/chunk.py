@@ -11,22 +11,28 @@ kernels), S being the state at the start of the chunk:
 sampler and learner agree to rounding.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from deltarl.kernels.layout import ChunkLayout
-from deltarl.kernels.scan import Chunks, Step, scan
+from deltarl.kernels.memory import keep_freed_memory
+from deltarl.kernels.scan import Chunks, Scan, Step
 from deltarl.kernels.scan_backward import scan_gradients
 
 CHUNK_SIZE = 16
 
-# A batch is worked through in groups of sequences: what one group needs stays in the processor's cache, and its memory
-# is used again by the next. A group has at least so many channels (of all heads and tokens), and in each of its steps.
-GROUP_SIZE = 1 << 18
-GROUP_WIDTH = 1 << 11
+# On a CPU a batch is worked through in groups of sequences: what one group needs stays in the processor's cache, and
+# the next uses the same memory again. Its q takes at least GROUP_BYTES; and that of a token of each of its sequences
+# STEP_BYTES, or the calls of a step along the sequences would cost more than what they compute.
+GROUP_BYTES = 1 << 20
+STEP_BYTES = 1 << 13
+
+keep_freed_memory()
 
 
 @dataclass
@@ -71,134 +77,123 @@ def chunk_kda(
     Returns:
         Output `[T, H, V]` in v's dtype, final state `[N, H, K, V]` or None, and the buffer or None.
     """
-    dtype, tensors = dtype or v.dtype, (q, k, v, g, beta)
-    if output_buffer:
-        with torch.no_grad():
-            return _prefill(tensors, scale, initial_state, layout, dtype, use_qk_l2norm)
-    channels = q.shape[1] * q.shape[2]
-    groups = layout.groups(-(-GROUP_WIDTH // channels), -(-GROUP_SIZE // channels))
-    # Split once: the gradient of n slices is n sums over the whole tensor, that of one split a concatenation.
-    pieces = zip(*(x.split([sum(group.lengths) for group in groups]) for x in tensors), strict=True)
-    sequences = [len(group.lengths) for group in groups]
-    states = [None] * len(groups) if initial_state is None else initial_state.split(sequences)
-    results = [
-        _ChunkKDA.apply(*piece, state, scale, group, dtype, use_qk_l2norm, output_final_state)
-        for piece, state, group in zip(pieces, states, groups, strict=True)
-    ]
+    tensors = (q, k, v, g, beta)
+    options = _Options(scale, dtype or v.dtype, use_qk_l2norm, output_final_state)
+    with torch.autocast(v.device.type, enabled=False):
+        if output_buffer:
+            with torch.no_grad():
+                return _prefill(tensors, initial_state, layout, options)
+        token_bytes = q.shape[1] * q.shape[2] * options.dtype.itemsize
+        groups = _groups(layout, token_bytes) if v.device.type == "cpu" else (layout,)
+        # Split once: the gradient of n slices is n sums over the whole tensor, that of one split a concatenation.
+        pieces = zip(*(x.split([sum(group.lengths) for group in groups]) for x in tensors), strict=True)
+        sequences = [len(group.lengths) for group in groups]
+        states = [None] * len(groups) if initial_state is None else initial_state.split(sequences)
+        results = [
+            _ChunkKDA.apply(*piece, state, group, options)
+            for piece, state, group in zip(pieces, states, groups, strict=True)
+        ]
     if len(results) == 1:
         return *results[0], None
     outs, finals = zip(*results, strict=True)
     return torch.cat(outs), torch.cat(finals) if output_final_state else None, None
 
 
+def _groups(layout: ChunkLayout, token_bytes: int) -> tuple[ChunkLayout, ...]:
+    return layout.groups(least=-(-STEP_BYTES // token_bytes), enough=-(-GROUP_BYTES // token_bytes))
+
+
+@dataclass(frozen=True)
+class _Options:
+    scale: float
+    dtype: torch.dtype
+    normalise: bool
+    final: bool
+
+
 @dataclass
 class _Run:
-    """A forward pass. `states` holds the one before the first step and, if wanted, those after each.
-
-    final, boundary: `[N, H, K, V]` if wanted: after and before the last chunk of each sequence.
-    """
+    """A forward pass. final, boundary: `[N, H, K, V]` if wanted, after and before the last chunk of each sequence."""
 
     x: Chunks
-    scores: Tensor
-    inverse: Tensor
+    scan: Scan
     out: Tensor
-    v_new: Tensor
-    states: list[Tensor | None]
-    final: Tensor | None = None
-    boundary: Tensor | None = None
+    final: Tensor | None
+    boundary: Tensor | None
 
 
 def _run(
-    tensors: tuple[Tensor, ...],
-    scale: float,
+    tensors: Sequence[Tensor],
     initial_state: Tensor | None,
     layout: ChunkLayout,
-    dtype: torch.dtype,
-    normalise: bool,
+    options: _Options,
     keep_states: bool = False,
-    want_final: bool = False,
-    want_boundary: bool = False,
+    keep_boundary: bool = False,
 ) -> _Run:
-    x, heads = Chunks.build(tensors, layout, dtype, normalise), tensors[0].shape[1]
-    scores, inverse = x.solve()
-    start = None if initial_state is None else initial_state.to(dtype)[layout.order].flatten(0, 1)
-    run = _Run(x, scores, inverse, torch.empty_like(x.v), torch.empty_like(x.v), [start])
+    x, heads = Chunks.build(tensors, layout, options.dtype, options.normalise), tensors[0].shape[1]
+    state_shape = (len(layout.order), heads, x.k.shape[2], x.v.shape[2])
+    start = None if initial_state is None else initial_state.to(options.dtype)[layout.order].flatten(0, 1)
+    scan, out = Scan.prepare(x, start), torch.empty_like(x.v)
 
-    empty = x.v.new_zeros(len(layout.order) * heads, x.k.shape[2], x.v.shape[2]) if start is None else start
-    final = empty.clone() if want_final else None
-    boundary = empty.clone() if want_boundary else None
+    def begun() -> Tensor:
+        return x.v.new_zeros(state_shape).flatten(0, 1) if start is None else start.clone()
+
+    final, boundary = begun() if options.final else None, begun() if keep_boundary else None
     steps = Step.all(layout, heads)
-    walk = scan(x, scores, inverse, start, scale, steps, run.out, run.v_new, want_final)
-    for step, (before, after) in zip(steps, walk, strict=True):
+    for step, (before, after) in zip(steps, scan.advance(x, steps, options.scale, out, options.final), strict=True):
         ended = slice(step.going_on, step.count)
         if keep_states:
-            run.states.append(after)
+            scan.states.append(after)
         if final is not None:
             final[ended] = after[ended]
         if boundary is not None and before is not None:
             boundary[ended] = before[ended]
-    if final is not None:
-        run.final = final.unflatten(0, (-1, heads))[layout.rank]
-    if boundary is not None:
-        run.boundary = boundary.unflatten(0, (-1, heads))[layout.rank]
-    return run
+    final, boundary = (None if x is None else x.view(state_shape)[layout.rank] for x in (final, boundary))
+    return _Run(x, scan, out, final, boundary)
 
 
 def _prefill(
-    tensors: tuple[Tensor, ...],
-    scale: float,
-    initial_state: Tensor | None,
-    layout: ChunkLayout,
-    dtype: torch.dtype,
-    normalise: bool,
-) -> tuple[Tensor, Tensor, ChunkBuffer]:
-    run = _run(tensors, scale, initial_state, layout, dtype, normalise, want_final=True, want_boundary=True)
-    assert run.final is not None and run.boundary is not None  # asked for
+    tensors: Sequence[Tensor], initial_state: Tensor | None, layout: ChunkLayout, options: _Options
+) -> tuple[Tensor, Tensor | None, ChunkBuffer]:
+    run = _run(tensors, initial_state, layout, replace(options, final=True), keep_boundary=True)
+    assert run.final is not None  # asked for, both
+    assert run.boundary is not None
+    assert run.x.cumulative is not None  # as of any forward pass
     v, length = tensors[2], layout.tail % layout.chunk_size
     state = torch.where((length > 0).view(-1, 1, 1, 1), run.boundary, run.final)
     k, cumulative, v_new = (
-        t.unflatten(0, (-1, v.shape[1]))[layout.last_chunk] for t in (run.x.k, run.x.cumulative, run.v_new)
+        x.unflatten(0, (-1, v.shape[1]))[layout.last_chunk] for x in (run.x.k, run.x.cumulative, run.scan.v_new)
     )
-    out = layout.scatter(run.out.to(v.dtype), v.shape[1])
-    return out, run.final, ChunkBuffer(state, k, cumulative, v_new, length)
+    out = layout.scatter(run.out, v.shape[1], v.dtype)
+    return out, run.final if options.final else None, ChunkBuffer(state, k, cumulative, v_new, length)
 
 
 class _ChunkKDA(torch.autograd.Function):
-    """One group. What goes into the scan is not kept for the backward pass, but made again from the inputs."""
-
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor | None]:
-        *tensors, initial_state, scale, layout, dtype, normalise, want_final = args
-        keep = any(ctx.needs_input_grad)
-        run = _run(tuple(tensors), scale, initial_state, layout, dtype, normalise, keep, want_final)
-        if keep:
-            ctx.save_for_backward(*tensors, run.scores, run.inverse, run.v_new, *run.states)
-        ctx.scale, ctx.layout, ctx.dtype, ctx.normalise = scale, layout, dtype, normalise
+        *tensors, initial_state, layout, options = args
+        run = _run(tensors, initial_state, layout, options, keep_states=any(ctx.needs_input_grad))
+        heads, dtypes = tensors[0].shape[1], [x.dtype for x in tensors]
+        ctx.layout, ctx.scale, ctx.heads, ctx.dtypes = layout, options.scale, heads, dtypes
+        ctx.save_for_backward(*run.x.inputs(), run.scan.scores, run.scan.inverse, run.scan.v_new, *run.scan.states)
         ctx.set_materialize_grads(False)
-        v = tensors[2]
-        return layout.scatter(run.out.to(v.dtype), v.shape[1]), run.final
+        return layout.scatter(run.out, heads, dtypes[2]), run.final
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, scores, inverse, v_new = ctx.saved_tensors[:8]
-        states, layout = ctx.saved_tensors[8:], ctx.layout
-        x, heads = Chunks.build(tuple(tensors), layout, ctx.dtype, ctx.normalise), tensors[0].shape[1]
-        size = layout.chunk_size
-        d_reads = x.rows.new_empty(len(x.v), 2 * size, x.v.shape[2])
-        if grad_out is None:
-            d_reads[:, size:] = 0.0
-        else:
-            torch.mul(layout.gather(grad_out), ctx.scale, out=d_reads[:, size:])
-        if grad_final is None:
-            d_state = x.v.new_zeros(len(layout.order) * heads, x.k.shape[2], x.v.shape[2])
-        else:
-            d_state = grad_final[layout.order].flatten(0, 1)
-        d_q, *others = scan_gradients(
-            x, scores, inverse, v_new, states, Step.all(layout, heads), d_reads, d_state, grad_final is not None
-        )
-        gradients = [layout.scatter(d_q, heads, size), *(layout.scatter(d, heads) for d in others)]
-        d_initial = d_state.unflatten(0, (-1, heads))[layout.rank] if ctx.needs_input_grad[5] else None
-        return (
-            *(d.view_as(t).to(t.dtype) for d, t in zip(gradients, tensors, strict=True)), d_initial, *[None] * 5
-        )
+        layout, heads, saved = ctx.layout, ctx.heads, ctx.saved_tensors
+        x, (scores, inverse, v_new, *states) = Chunks(*saved[:8]), saved[8:]
+        scan = Scan(scores, inverse, v_new, states)
+        state_shape, size = (len(layout.order), heads, x.k.shape[2], x.v.shape[2]), layout.chunk_size
+        d_reads = x.v.new_empty(len(x.v), 2 * size, x.v.shape[2])
+        d_reads[:, size:] = 0.0 if grad_out is None else layout.gather(grad_out)
+        d_reads[:, size:] *= ctx.scale
+        d_state = x.v.new_zeros(state_shape) if grad_final is None else grad_final[layout.order]
+        with torch.autocast(x.v.device.type, enabled=False):
+            gradients = scan_gradients(
+                x, scan, Step.all(layout, heads), d_reads, d_state.flatten(0, 1), has_final=grad_final is not None
+            )
+        d_tokens = [layout.scatter(d, heads, dtype) for d, dtype in zip(gradients, ctx.dtypes, strict=True)]
+        d_tokens[4] = d_tokens[4].squeeze(-1)
+        return *d_tokens, d_state[layout.rank] if ctx.needs_input_grad[5] else None, None, None

@@ -46,11 +46,11 @@ class _Taps(torch.autograd.Function):
         spaced, taps, row = ctx.saved_tensors
         gap, end = len(taps) - 1, len(spaced)
         grad = torch.zeros_like(spaced[gap:]).index_copy_(0, row - gap, grads[0])
-        grad_spaced, grad_taps = torch.zeros_like(spaced), torch.empty_like(taps)
+        grad_spaced, grad_taps, product = torch.zeros_like(spaced), torch.empty_like(taps), torch.empty_like(grad)
         for shift in range(gap + 1):
             seen = slice(gap - shift, end - shift)
             grad_spaced[seen].addcmul_(grad, taps[gap - shift])
-            grad_taps[gap - shift] = (grad * spaced[seen]).sum(0)
+            torch.sum(torch.mul(grad, spaced[seen], out=product), 0, out=grad_taps[gap - shift])
         return grad_spaced.index_select(0, row), grad_taps.t(), None
 
 

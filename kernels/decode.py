@@ -2,7 +2,7 @@
 
 A plain recurrent step and the chunkwise form round differently, and the difference grows with the state's history.
 So decode keeps the state at the last chunk boundary and the rows since (k, G, v'), computes the new token as the next
-row of `chunk.py`'s equations, and folds the rows into the state once per chunk. It also writes the state once per chunk
+row of `scan.py`'s equations, and folds the rows into the state once per chunk. It also writes the state once per chunk
 instead of once per token.
 """
 
@@ -12,24 +12,26 @@ import torch
 from torch import Tensor
 
 from deltarl.kernels.chunk import CHUNK_SIZE, ChunkBuffer
+from deltarl.kernels.gate import inverse_norm
 from deltarl.kernels.precision import core_dtype
-from deltarl.kernels.scores import is_far, pair_scores, undo_decay
+from deltarl.kernels.scores import factor_limit, is_far, pair_scores, redo_decay, undo_decay
 
 
 @dataclass
 class DecodeState:
-    """State of B sequences in decode; updated in place.
+    """State of B sequences in decode, in `core_dtype`; updated in place.
 
-    state: `[B, H, K, V]` at the last chunk boundary, in `core_dtype` like the rest.
-    k, cumulative, k_scaled: `[B, H, C, K]` keys since then, their G, and `k exp(-G)`.  v_new: `[B, H, C, V]`.
-    Rows at and beyond a sequence's current offset hold leftovers that are never read.
+    state: `[B, H, K, V]` at the last chunk boundary.  v_new: `[B, H, C, V]`, the rows of v' since.
+    k, cumulative: `[B, H, C, K]` keys since then with their decay undone (k̄ of `scan.py`), and their G.
+    total: `[B, H, K]`, the last G.
+    From a sequence's current offset on, k is zero and the other rows hold leftovers that do not count.
     """
 
     state: Tensor
+    v_new: Tensor
     k: Tensor
     cumulative: Tensor
-    k_scaled: Tensor
-    v_new: Tensor
+    total: Tensor
 
     @classmethod
     def empty(cls, batch: int, heads: int, key_dim: int, value_dim: int, device: torch.device) -> "DecodeState":
@@ -38,11 +40,11 @@ class DecodeState:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(batch, heads, *shape, dtype=dtype, device=device)
 
-        rows = (CHUNK_SIZE, key_dim)
-        return cls(zeros(key_dim, value_dim), zeros(*rows), zeros(*rows), zeros(*rows), zeros(CHUNK_SIZE, value_dim))
+        v_new, k = zeros(CHUNK_SIZE, value_dim), zeros(CHUNK_SIZE, key_dim)
+        return cls(zeros(key_dim, value_dim), v_new, k, torch.zeros_like(k), zeros(key_dim))
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return self.state, self.k, self.cumulative, self.k_scaled, self.v_new
+        return self.state, self.v_new, self.k, self.cumulative, self.total
 
     def __getitem__(self, rows: slice) -> "DecodeState":
         """A view of some rows."""
@@ -50,59 +52,80 @@ class DecodeState:
 
     def load(self, rows: Tensor, buffer: ChunkBuffer) -> None:
         """Takes over what a prefill left: sequence i of `buffer` goes to row `rows[i]`."""
-        self.state[rows] = buffer.state
-        self.k[rows] = buffer.k
-        self.cumulative[rows] = buffer.cumulative
-        self.k_scaled[rows] = undo_decay(buffer.k, buffer.cumulative.exp())
-        self.v_new[rows] = buffer.v_new
+        begun = (buffer.length > 0).view(-1, 1, 1, 1)  # otherwise the rows are those of the chunk before
+        self.state[rows], self.v_new[rows], self.cumulative[rows] = buffer.state, buffer.v_new, buffer.cumulative
+        self.k[rows] = undo_decay(buffer.k * begun, buffer.cumulative.exp())
+        self.total[rows] = (buffer.cumulative * begun)[:, :, -1]
+
+    def fold(self, rows: Tensor, any_far: bool) -> None:
+        """Folds a full chunk into the state of `rows`: `S ← Diag(e^{G_C}) S + (e^{G_C−G} k)ᵀ v'`."""
+        full = (x.index_select(0, rows).flatten(0, 1) for x in (self.state, self.v_new, self.k, self.total))
+        state, v_new, k, end = full
+        decay = end.exp().unsqueeze(-1)
+        if any_far:
+            cumulative = self.cumulative.index_select(0, rows).flatten(0, 1)
+            k = redo_decay(k, cumulative.exp()) * (end.unsqueeze(1) - cumulative).exp_()
+            state.mul_(decay).baddbmm_(k.transpose(1, 2), v_new)
+        else:
+            state.baddbmm_(k.transpose(1, 2), v_new).mul_(decay)
+        self.state.index_copy_(0, rows, state.unflatten(0, (len(rows), -1)))
+        self.k.index_fill_(0, rows, 0.0)
+        self.total.index_fill_(0, rows, 0.0)
 
 
 def decode_kda(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, scale: float, cache: DecodeState, offset: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    scale: float,
+    cache: DecodeState,
+    offset: Tensor,
+    use_qk_l2norm: bool = False,
 ) -> Tensor:
-    """Output `[B, H, V]` for the next token of each sequence; advances `cache` in place. No gradient.
+    """Output `[B, H, V]`, in v's dtype, for the next token of each sequence; advances `cache` in place. No gradient.
 
     Args:
-        q, k: `[B, H, K]`, already normalised.  v: `[B, H, V]`.  g: `[B, H, K]` log decay.  beta: `[B, H]`.
+        q, k: `[B, H, K]`.  v: `[B, H, V]`.  g: `[B, H, K]` log decay.  beta: `[B, H]`.
         offset: `[B]` tokens of each sequence since its last chunk boundary, 0..C-1.
+        use_qk_l2norm: normalise q and k first.
     """
-    batch = torch.arange(len(offset), device=offset.device)
-    column = torch.arange(CHUNK_SIZE, device=offset.device)
-    beta = beta.unsqueeze(-1)
-    previous = cache.cumulative[batch, :, offset - 1].masked_fill_((offset == 0).view(-1, 1, 1), 0.0)
-    cumulative = previous.add_(g)
-    cache.k[batch, :, offset] = k
-    cache.cumulative[batch, :, offset] = cumulative
-    cache.k_scaled[batch, :, offset] = undo_decay(k, cumulative.exp())
+    batch, heads, _ = k.shape
+    dtype = cache.state.dtype
+    pair = torch.stack([k, q], 2).to(dtype)
+    if use_qk_l2norm:
+        pair.mul_(inverse_norm(pair))
+    k, beta = pair[:, :, 0], beta.to(dtype).unsqueeze(-1)
+    factor = pair.new_full((batch, heads, 2, 1), scale)
+    torch.neg(beta, out=factor[:, :, 0])
+    raw = pair * factor  # −β k over scale q
+    total = cache.total.add_(g)
+    decay = total.exp()
+    any_far = bool((total < -factor_limit(dtype)).any())
 
-    decay = cumulative.exp()
-    rows = torch.stack([k * decay, q * scale * decay], 2)
-    scores = rows @ cache.k_scaled.transpose(-1, -2)
-    far = is_far(cumulative)
-    if far.any():
-        index = far.nonzero(as_tuple=True)
-        raw = torch.stack([k, q * scale], 2)[index]
-        seen = (column <= offset[index[0], None]).unsqueeze(-1)
-        gap = cumulative[index].unsqueeze(-2) - cache.cumulative[index]
-        scores[index] = pair_scores(raw, gap.masked_fill_(~seen, float("-inf")).exp_(), cache.k[index])
+    # R of `scan.py` for this token, and its scores A with the rows before it. With itself a key has none yet: `cache.k`
+    # is zero at the offset.
+    rows = (raw * decay.unsqueeze(2)).flatten(0, 1)
+    scores = torch.bmm(rows, cache.k.flatten(0, 1).transpose(1, 2))
+    if any_far:
+        far = is_far(total)
+        sequence, head = far.nonzero(as_tuple=True)
+        past = torch.arange(CHUNK_SIZE, device=offset.device) < offset[sequence, None]
+        gap = total[sequence, head].unsqueeze(1) - cache.cumulative[sequence, head]
+        weight = gap.masked_fill_(~past.unsqueeze(-1), float("-inf")).exp_()
+        keys = redo_decay(cache.k[sequence, head], cache.cumulative[sequence, head].exp())
+        scores[far.flatten()] = pair_scores(raw[sequence, head], weight, keys)
+    read = torch.bmm(rows, cache.state.flatten(0, 1)).baddbmm_(scores, cache.v_new.flatten(0, 1))
+    read = read.unflatten(0, (batch, heads))
+    v_new = torch.addcmul(read[:, :, 0], v.to(dtype), beta)
+    out = torch.addcmul(read[:, :, 1], (raw[:, :, 1] * k).sum(-1, keepdim=True), v_new)
 
-    past = (column < offset[:, None]).view(-1, 1, 1, CHUNK_SIZE)
-    attend = scores.masked_fill_(~past, 0.0) @ cache.v_new
-    read = rows @ cache.state
-    v_new = beta * (v - read[:, :, 0]) - beta * attend[:, :, 0]
-    cache.v_new[batch, :, offset] = v_new
-    self_score = (q * scale * k).sum(-1, keepdim=True)
-    out = read[:, :, 1] + (attend[:, :, 1] + self_score * v_new)
-
+    sequence = torch.arange(batch, device=offset.device)
+    cache.k[sequence, :, offset] = undo_decay(k, decay, any_far)
+    cache.cumulative[sequence, :, offset] = total
+    cache.v_new[sequence, :, offset] = v_new
     full = (offset == CHUNK_SIZE - 1).nonzero().squeeze(1)
     if len(full):
-        _fold(cache, full)
-    return out
-
-
-def _fold(cache: DecodeState, rows: Tensor) -> None:
-    """Folds a full chunk into the state of `rows`: `S ← Diag(e^{G_C}) S + (e^{G_C−G} k)ᵀ v'`."""
-    cumulative = cache.cumulative[rows]
-    end = cumulative[:, :, -1:]
-    k_end = (cache.k[rows] * (end - cumulative).exp()).transpose(-1, -2)
-    cache.state[rows] = torch.addcmul(k_end @ cache.v_new[rows], end.exp().transpose(-1, -2), cache.state[rows])
+        cache.fold(full, any_far)
+    return out.to(v.dtype)

@@ -38,4 +38,4 @@ def l2norm(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 def inverse_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """`1 / sqrt(sum(x²) + eps)` over the last dimension, which is kept."""
-    return torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+    return torch.rsqrt(torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() + eps)

@@ -1,17 +1,16 @@
 """The entry point to Kimi Delta Attention over whole sequences: chooses the implementation, checks shapes."""
 
-import os
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from deltarl.kernels.backend import choose_backend
 from deltarl.kernels.chunk import CHUNK_SIZE, chunk_kda
 from deltarl.kernels.gate import l2norm
 from deltarl.kernels.layout import ChunkLayout
 from deltarl.kernels.precision import core_dtype
 from deltarl.kernels.recurrent import recurrent_kda
-
-BACKENDS = ("chunk", "recurrent")
 
 
 def kda(
@@ -38,17 +37,14 @@ def kda(
         use_qk_l2norm: normalise q and k first.
         cu_seqlens: `[N+1]` bounds of sequences packed along T; B must be 1. The state is reset at every bound.
         layout: `ChunkLayout` of `cu_seqlens`, to be shared by the layers of a model.
-        backend: "chunk" or "recurrent"; None takes the environment variable DELTARL_KDA_BACKEND, else "chunk".
+        backend: "triton", "chunk" or "recurrent"; see `choose_backend` for None.
 
     Returns:
         Output `[B, T, H, V]` in v's dtype, and the final state `[N, H, K, V]` in `core_dtype` or None.
 
     Raises:
-        ValueError: on shapes that do not fit together or an unknown backend.
+        ValueError: on shapes that do not fit together, an unknown backend or one that cannot run.
     """
-    backend = backend or os.environ.get("DELTARL_KDA_BACKEND", "chunk")
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown KDA backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     batch, length, heads, key_dim = q.shape
     if k.shape != q.shape or g.shape != q.shape or beta.shape != q.shape[:3] or v.shape[:3] != q.shape[:3]:
         inputs = {"q": q, "k": k, "v": v, "g": g, "beta": beta}
@@ -61,32 +57,38 @@ def kda(
     if cu_seqlens is None or int(cu_seqlens[-1]) != batch * length:
         raise ValueError(f"cu_seqlens must end at the number of tokens {batch * length}; at least one token is needed")
 
+    backend = choose_backend(v.device, v.dtype, key_dim, v.shape[-1], backend)
+    state: Tensor | None
     dtype = core_dtype(v.device, v.dtype)  # the state is never kept in less than fp32
     out_dtype, value_dim = v.dtype, v.shape[-1]
     state_shape = (len(cu_seqlens) - 1, heads, key_dim, value_dim)
     if initial_state is not None and initial_state.shape != state_shape:
         raise ValueError(f"initial_state must be [N,H,K,V] = {state_shape}, got {tuple(initial_state.shape)}")
+    if backend == "triton":
+        from deltarl.kernels.gpu.chunk import chunk_kda as triton_kda  # triton is not everywhere
+
+        return triton_kda(
+            q,
+            k,
+            v,
+            g,
+            beta,
+            scale=scale,
+            initial_state=initial_state,
+            output_final_state=output_final_state,
+            use_qk_l2norm_in_kernel=use_qk_l2norm,
+            cu_seqlens=cu_seqlens,
+        )
     scale = key_dim**-0.5 if scale is None else scale
     q, k, v, g, beta = (x.flatten(0, 1) for x in (q, k, v, g, beta))
     if backend == "recurrent":
         q, k, v, g, beta = (x.to(dtype) for x in (q, k, v, g, beta))
         if use_qk_l2norm:
             q, k = l2norm(q), l2norm(k)
-        state = v.new_zeros(state_shape) if initial_state is None else initial_state.to(dtype)
-        out, final_state = recurrent_kda(q, k, v, g, beta, scale, state, cu_seqlens)
+        start = v.new_zeros(state_shape) if initial_state is None else initial_state.to(dtype)
+        out, state = recurrent_kda(q, k, v, g, beta, scale, start, cu_seqlens)
     else:
         layout = layout or ChunkLayout.build(cu_seqlens, CHUNK_SIZE)
-        out, final_state, _ = chunk_kda(
-            q,
-            k,
-            v,
-            g,
-            beta,
-            scale,
-            initial_state,
-            layout,
-            use_qk_l2norm=use_qk_l2norm,
-            output_final_state=output_final_state,
-            dtype=dtype,
-        )
-    return out.to(out_dtype).view(batch, length, heads, value_dim), final_state if output_final_state else None
+        options: dict[str, Any] = {"use_qk_l2norm": use_qk_l2norm, "output_final_state": output_final_state}
+        out, state, _ = chunk_kda(q, k, v, g, beta, scale, initial_state, layout, dtype=dtype, **options)
+    return out.to(out_dtype).view(batch, length, heads, value_dim), state if output_final_state else None

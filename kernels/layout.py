@@ -35,7 +35,8 @@ class ChunkLayout:
     slots: Tensor
     last_chunk: Tensor
     tail: Tensor
-    _cache: dict[tuple[int, ...], tuple[Tensor, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _slots_of: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _tokens_of: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
     _groups: dict[tuple[int, int], tuple["ChunkLayout", ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -73,27 +74,21 @@ class ChunkLayout:
         return sum(self.active)
 
     def groups(self, least: int, enough: int) -> tuple["ChunkLayout", ...]:
-        """Layouts of runs of the sequences: each ends as soon as it has `least` sequences and `enough` tokens.
-
-        What is left over belongs to the last.
-        """
-        key = (least, enough)
-        if key not in self._groups:
-            runs: list[list[int]] = [[]]
+        """Layouts of parts of the sequences, in order: each has at least `least` sequences and `enough` tokens."""
+        if (least, enough) not in self._groups:
+            parts: list[list[int]] = []
+            part: list[int] = []
             for length in self.lengths:
-                if len(runs[-1]) >= least and sum(runs[-1]) >= enough:
-                    runs.append([])
-                runs[-1].append(length)
-            rest = runs.pop() if len(runs[-1]) < least or sum(runs[-1]) < enough else []
-            if runs:
-                runs[-1] += rest
-            else:
-                runs.append(rest)
-            device = self.slots.device
-            self._groups[key] = tuple(
-                ChunkLayout.build(torch.tensor([0, *run], device=device).cumsum(0), self.chunk_size) for run in runs
+                part.append(length)
+                if len(part) >= least and sum(part) >= enough:
+                    parts.append(part)
+                    part = []
+            parts = [*parts[:-1], [*parts[-1], *part]] if parts else [part]
+            bounds = [torch.tensor([0, *part], device=self.slots.device).cumsum(0) for part in parts]
+            self._groups[least, enough] = (
+                (self,) if len(parts) == 1 else tuple(ChunkLayout.build(b, self.chunk_size) for b in bounds)
             )
-        return self._groups[key]
+        return self._groups[least, enough]
 
     def to_chunks(self, x: Tensor) -> Tensor:
         """`[T, H, D]` to `[NC, H, C, D]`; slots without a token are zero."""
@@ -103,37 +98,36 @@ class ChunkLayout:
         """`[NC, H, C, D]` back to `[T, H, D]`."""
         return _FromChunks.apply(x, self)
 
-    def gather(self, x: Tensor) -> Tensor:
-        """`to_chunks` without autograd, `[T, H, D]` to `[NC*H, C, D]`."""
-        tokens, heads, dim = x.shape
-        rows, empty = self._token_rows(heads)
-        chunks = x.reshape(tokens * heads, dim).index_select(0, rows)
+    def gather(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`to_chunks` without autograd: `[T, H, D]` to `[NC*H, C, D]` in `dtype`, x's if None."""
+        rows, empty = self._token_rows(x.shape[1])
+        chunks = x.reshape(-1, x.shape[2]).index_select(0, rows)
         if len(empty):
             chunks.index_fill_(0, empty, 0.0)
-        return chunks.view(-1, self.chunk_size, dim)
+        return chunks.view(-1, self.chunk_size, x.shape[2]).to(dtype or x.dtype)
 
-    def scatter(self, x: Tensor, heads: int, first: int = 0) -> Tensor:
-        """`from_chunks` without autograd: rows `first` to `first + C` of `[NC*H, R, D]` to `[T, H, D]`."""
-        rows = self._chunk_rows(heads, x.shape[1], first)
-        return x.reshape(-1, x.shape[2]).index_select(0, rows).view(-1, heads, x.shape[2])
+    def scatter(self, x: Tensor, heads: int, dtype: torch.dtype | None = None) -> Tensor:
+        """`from_chunks` without autograd: `[NC*H, C, D]` to `[T, H, D]` in `dtype`, x's if None."""
+        chunks = x.to(dtype or x.dtype).reshape(-1, x.shape[2])
+        return chunks.index_select(0, self._slot_rows(heads)).view(-1, heads, x.shape[2])
 
-    def _token_rows(self, heads: int) -> tuple[Tensor, ...]:
+    def _slot_rows(self, heads: int) -> Tensor:
+        """`[T*H]` row of the flattened `[NC*H*C, D]` that holds head h of token t."""
+        if heads not in self._slots_of:
+            chunk, offset = self.slots // self.chunk_size, self.slots % self.chunk_size
+            head = torch.arange(heads, device=self.slots.device)
+            rows = (chunk[:, None] * heads + head) * self.chunk_size + offset[:, None]
+            self._slots_of[heads] = rows.flatten()
+        return self._slots_of[heads]
+
+    def _token_rows(self, heads: int) -> tuple[Tensor, Tensor]:
         """`[NC*H*C]` row of the flattened `[T*H, D]` that a slot holds, and the slots that hold none."""
-        if (heads,) not in self._cache:
-            slots = self._chunk_rows(heads, self.chunk_size, 0)
+        if heads not in self._tokens_of:
+            slots = self._slot_rows(heads)
             rows = slots.new_full((self.num_chunks * heads * self.chunk_size,), -1)
             rows[slots] = torch.arange(len(slots), device=slots.device)
-            self._cache[heads,] = rows.clamp_min(0), (rows < 0).nonzero().squeeze(1)
-        return self._cache[heads,]
-
-    def _chunk_rows(self, heads: int, height: int, first: int) -> Tensor:
-        """`[T*H]` row of the flattened `[NC*H*R, D]`, R = `height`, that holds head h of token t."""
-        key = (heads, height, first)
-        if key not in self._cache:
-            chunk, offset = self.slots // self.chunk_size, self.slots % self.chunk_size + first
-            head = torch.arange(heads, device=self.slots.device)
-            self._cache[key] = (((chunk[:, None] * heads + head) * height + offset[:, None]).flatten(),)
-        return self._cache[key][0]
+            self._tokens_of[heads] = rows.clamp_min(0), (rows < 0).nonzero().squeeze(1)
+        return self._tokens_of[heads]
 
 
 # The two maps are inverse permutations, so each one's gradient is the other. Written out because autograd would use

@@ -5,10 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import KimiLinearConfig
 
+from deltarl.kernels.backend import choose_backend
 from deltarl.kernels.chunk import chunk_kda
 from deltarl.kernels.conv import last_inputs, short_conv, short_conv_step
 from deltarl.kernels.decode import decode_kda
-from deltarl.kernels.gate import l2norm, log_decay
+from deltarl.kernels.gate import log_decay
+from deltarl.kernels.gpu.projected import LayerWeights, Projected
+from deltarl.kernels.gpu.slots import SlotState
 from deltarl.kernels.kda import kda
 from deltarl.kernels.precision import core_dtype
 from deltarl.model.cache import KDACache
@@ -57,26 +60,63 @@ class KDALayer(nn.Module):
     def forward(self, x: Tensor, packing: Packing, cache: KDACache | None = None, rows: Tensor | None = None) -> Tensor:
         """`[T, D]` packed to `[T, D]`; with a cache, sequence i also leaves its state in cache row `rows[i]`."""
         qkv, forget, gate, beta = self._project(x)
+        if choose_backend(x.device, x.dtype, self.head_dim, self.head_dim) == "triton":
+            return self._triton_forward(Projected(qkv, forget, beta, gate), packing, cache, rows)
         weight = self._conv_weight()
         q, k, v, g, beta = self._recurrence_inputs(short_conv(qkv, weight, packing.position), forget, beta)
         if cache is None or rows is None:
             out, _ = kda(
-                *(t.unsqueeze(0) for t in (q, k, v, g, beta)), cu_seqlens=packing.cu_seqlens, layout=packing.chunks
+                *(t.unsqueeze(0) for t in (q, k, v, g, beta)),
+                use_qk_l2norm=True,
+                cu_seqlens=packing.cu_seqlens,
+                layout=packing.chunks,
             )
             return self._output(out.squeeze(0), gate)
-        empty = v.new_zeros(len(rows), self.num_heads, self.head_dim, self.head_dim)
-        out, _, buffer = chunk_kda(q, k, v, g, beta, self.head_dim**-0.5, empty, packing.chunks, output_buffer=True)
+        out, _, buffer = chunk_kda(
+            q,
+            k,
+            v,
+            g,
+            beta,
+            self.head_dim**-0.5,
+            None,
+            packing.chunks,
+            output_buffer=True,
+            use_qk_l2norm=True,
+            dtype=core_dtype(v.device, v.dtype),
+        )
         assert buffer is not None  # asked for
         cache.delta.load(rows, buffer)
         cache.window[rows] = last_inputs(qkv, packing.cu_seqlens, weight.shape[1])
         return self._output(out, gate)
 
-    def decode(self, x: Tensor, cache: KDACache, offset: Tensor) -> Tensor:
-        """One token for each row of the cache, `[B, D]`; `offset` is its position within its chunk."""
+    def _triton_forward(self, x: Projected, packing: Packing, cache: KDACache | None, rows: Tensor | None) -> Tensor:
+        from deltarl.kernels.gpu.layer import layer_forward, layer_prefill
+
+        weights = self._layer_weights()
+        if cache is None or rows is None:
+            out = layer_forward(x, weights, packing.index, packing.position)
+        else:
+            assert isinstance(cache.delta, SlotState)  # allocated for the same backend
+            out = layer_prefill(
+                x, weights, packing.cu_seqlens, packing.position, cache.delta, cache.window, slots=rows
+            )
+        return self.o_proj(out.flatten(-2))
+
+    def decode(self, x: Tensor, cache: KDACache, offset: Tensor, position: Tensor) -> Tensor:
+        """One token for each row of the cache, `[B, D]`, at `position` `[B]`; `offset` is that within its chunk."""
         qkv, forget, gate, beta = self._project(x)
+        if isinstance(cache.delta, SlotState):
+            from deltarl.kernels.gpu.layer import layer_decode
+
+            slots = torch.arange(len(x), device=x.device)
+            projected = Projected(qkv, forget, beta, gate)
+            out = layer_decode(projected, self._layer_weights(), cache.delta, cache.window, slots, position)
+            return self.o_proj(out.flatten(-2))
         mixed = short_conv_step(qkv, self._conv_weight(), cache.window)
         q, k, v, g, beta = self._recurrence_inputs(mixed, forget, beta)
-        return self._output(decode_kda(q, k, v, g, beta, self.head_dim**-0.5, cache.delta, offset), gate)
+        out = decode_kda(q, k, v, g, beta, self.head_dim**-0.5, cache.delta, offset, use_qk_l2norm=True)
+        return self._output(out, gate)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """`x` to q, k and v side by side, forget gate and output gate `[T, H, K]` each, and beta's logits `[T, H]`.
@@ -91,17 +131,20 @@ class KDALayer(nn.Module):
         heads = (self.num_heads, self.head_dim)
         return qkv, self.f_b_proj(forget).unflatten(-1, heads), self.g_b_proj(gate).unflatten(-1, heads), beta
 
+    def _layer_weights(self) -> LayerWeights:
+        norm, eps = self.o_norm.weight, self.o_norm.eps
+        return LayerWeights(self._conv_weight(), self.A_log, self.dt_bias, self.lower_bound, norm, eps)
+
     def _conv_weight(self) -> Tensor:
         return torch.cat([conv.weight.squeeze(1) for conv in (self.q_conv1d, self.k_conv1d, self.v_conv1d)])
 
     def _recurrence_inputs(
         self, mixed: Tensor, forget: Tensor, beta: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Convolved projections to normalised q and k, v, log decay and beta, heads split, in `core_dtype`."""
-        dtype = core_dtype(mixed.device, mixed.dtype)
-        q, k, v = mixed.to(dtype).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
-        g = log_decay(forget, self.A_log, self.dt_bias, self.lower_bound).to(dtype)
-        return l2norm(q), l2norm(k), v, g, beta.to(dtype).sigmoid()
+        """Convolved projections to q, k, v, log decay and beta, heads split; beta in `core_dtype`."""
+        q, k, v = mixed.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+        g = log_decay(forget, self.A_log, self.dt_bias, self.lower_bound)
+        return q, k, v, g, beta.to(core_dtype(mixed.device, mixed.dtype)).sigmoid()
 
     def _output(self, out: Tensor, gate: Tensor) -> Tensor:
         return self.o_proj(self.o_norm(out, gate).flatten(-2))

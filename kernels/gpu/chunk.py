@@ -36,6 +36,8 @@ class _ChunkKDA(torch.autograd.Function):
         x = ChunkInputs(q, k, v, g, beta, Gate.of(a_log, dt_bias, lower_bound, in_kernel), scale, norm, sigmoid)
         heads, key_dim, value_dim = q.shape[1], q.shape[2], v.shape[2]
         state_shape = (index.num_sequences, heads, key_dim, value_dim)
+        if initial is not None and initial.shape != state_shape:
+            raise ValueError(f"initial_state must be [N,H,K,V] = {state_shape}, got {tuple(initial.shape)}")
         final = q.new_empty(state_shape, dtype=torch.float32) if output_final else None
         checkpoints = None
         if any(ctx.needs_input_grad):
@@ -99,7 +101,8 @@ def chunk_kda(
         Output `[B, T, H, V]` in v's dtype, and the final state `[N, H, K, V]` fp32 or None.
 
     Raises:
-        ValueError: head dims or dtypes the kernels do not take, a gate without its parameters.
+        ValueError: shapes that do not fit together, head dims or dtypes the kernels do not take, a gate without its
+            parameters.
     """
     batch, length, heads, key_dim = q.shape
     if index is None:

@@ -1,9 +1,9 @@
 """One token of a KDA layer in one launch: convolution, norm, gate, state, output norm. One program per token and head.
 
 In the replay form the token is computed as the next row of the chunk that the learner will compute (`prepare`, `scan`),
-by the same operations on tiles of the same shape, so that its numbers are those of that row to the bit. A slot keeps the
-state at the last chunk boundary and the rows since; the state is read for every token but written once per chunk. The
-recurrent form updates the state with every token: simpler, close to but not exactly the same numbers.
+by the same operations on tiles of the same shape, so that its numbers are those of that row to the bit. A slot keeps
+the state at the last chunk boundary and the rows since; the state is read for every token but written once per chunk.
+The recurrent form updates the state with every token: simpler, close to but not exactly the same numbers.
 
 Programs share nothing: a program alone reads and writes its head's part of its sequence's slot, and the convolution's
 window is a ring, in which the new input takes the place of the one that falls out.
@@ -17,72 +17,158 @@ from torch import Tensor
 from deltarl.kernels.gpu.conv import conv_taps
 from deltarl.kernels.gpu.index import CHUNK
 from deltarl.kernels.gpu.inputs import FLOATS, HEAD_DIMS, Gate
-
 from deltarl.kernels.gpu.norm import gated, norm_scale
-from deltarl.kernels.gpu.ops import TRITON_DTYPES, column_squares, pinned, product, registers, rounded, sigmoid, silu
+from deltarl.kernels.gpu.ops import (
+    INTERPRETED,
+    TRITON_DTYPES,
+    column_squares,
+    product,
+    registers,
+    rounded,
+    sigmoid,
+    silu,
+)
 from deltarl.kernels.gpu.prepare import ANCHOR, LN2, fall, lowered
 from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_columns, unit_lower_inverse
 from deltarl.kernels.gpu.slots import SlotState
 
 
 @triton.jit
-def convolved(x, weight, ring, channel, exists, position, D: tl.constexpr, WIDTH: tl.constexpr):
+def convolved(x, weight, ring, channel, position, D: tl.constexpr, WIDTH: tl.constexpr):
     """The short convolution of one token for some channels, rounded as its inputs but fp32; its input joins the ring.
 
-    x: the token's row.  ring: the sequence's `[W, D]`, input of position p at index p % W.  exists: else 0.
+    x: the token's row.  ring: the sequence's `[W, D]`, input of position p at index p % W.
     """
-    x0 = tl.load(x + channel, exists, 0.0)
+    x0 = tl.load(x + channel)
     taps = weight + channel * WIDTH + WIDTH - 1
-    w0, w1 = tl.load(taps, exists, 0.0).to(tl.float32), tl.load(taps - 1, exists, 0.0).to(tl.float32)
-    x1 = _remembered(ring, channel, exists, position - 1, D, WIDTH)
+    w0, w1 = tl.load(taps).to(tl.float32), tl.load(taps - 1).to(tl.float32)
+    x1 = _remembered(ring, channel, position - 1, D, WIDTH)
     w2, x2, w3, x3 = w1, x1, w1, x1
     if WIDTH > 2:
-        w2 = tl.load(taps - 2, exists, 0.0).to(tl.float32)
-        x2 = _remembered(ring, channel, exists, position - 2, D, WIDTH)
+        w2 = tl.load(taps - 2).to(tl.float32)
+        x2 = _remembered(ring, channel, position - 2, D, WIDTH)
     if WIDTH > 3:
-        w3 = tl.load(taps - 3, exists, 0.0).to(tl.float32)
-        x3 = _remembered(ring, channel, exists, position - 3, D, WIDTH)
-    tl.store(ring + (position % WIDTH) * D + channel, x0, exists)
+        w3 = tl.load(taps - 3).to(tl.float32)
+        x3 = _remembered(ring, channel, position - 3, D, WIDTH)
+    tl.store(ring + (position % WIDTH) * D + channel, x0)
     y = rounded(silu(conv_taps(x0.to(tl.float32), x1, x2, x3, w0, w1, w2, w3, WIDTH)), x0.dtype)
-    return pinned(y.to(tl.float32))
+    return y.to(tl.float32)
 
 
 @triton.jit
-def _remembered(ring, channel, exists, position, D: tl.constexpr, WIDTH: tl.constexpr):
-    known = exists & (channel * 0 + position >= 0)
+def shared(x):
+    """Vector `x`, computed once, an element per thread, then read from shared memory by whichever threads need it.
+
+    The compiler would compute it in every layout that it is used in, by many threads each; it does not do so across a
+    gather.
+    """
+    return tl.gather(x, tl.arange(0, x.shape[0]), 0)
+
+
+@triton.jit
+def _remembered(ring, channel, position, D: tl.constexpr, WIDTH: tl.constexpr):
+    known = channel * 0 + position >= 0
     return tl.load(ring + (tl.maximum(position, 0) % WIDTH) * D + channel, known, 0.0).to(tl.float32)
 
 
 @triton.jit
-def replayed_row(
-    state, slot_b, v, write, raised, solve, attend, k_end, decay, r,
-    V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr, OPERAND: tl.constexpr,
-):  # fmt: skip
-    """Row r of `deltarl.kernels.gpu.scan` for BV value channels; the last row of a chunk moves the state on.
+def prefetch(x, SIZE: tl.constexpr):
+    """Has SIZE fp32 values on their way to the L2 cache, while the program computes what it will read them with."""
+    if not INTERPRETED:
+        lines = (x + tl.arange(0, SIZE // 32) * 32).to(tl.int64)
+        code: tl.constexpr = "prefetch.global.L2 [$1]; mov.b32 $0, 0;"
+        tl.inline_asm_elementwise(code, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
 
-    state: pointers `[BV, K]`.  slot_b: pointers `[BV, C]`.  v: `[BV]`.  raised: `[K, C]`, the decayed key and query in
-    columns 0 and 1.  solve, attend: T and Aqk transposed `[C, C]`.  k_end: k° `[C, K]`.  decay: `[K]`.
+
+@triton.jit
+def settled(x):
+    """Operand tile `x`, rounded before it moves between threads: the compiler would rather move it in fp32."""
+    if INTERPRETED:
+        return x
+    PACK: tl.constexpr = 32 // x.dtype.primitive_bitwidth
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=PACK)
+
+
+@triton.jit
+def columns(x, C: tl.constexpr):
+    """Tile `[D, C]` with the vector in every column."""
+    return tl.broadcast_to(x[:, None], [x.shape[0], C])
+
+
+@triton.jit
+def replayed_row(state, slot_b, v, write, k_in, q_in, solve, attend, r, C: tl.constexpr):
+    """Row r of `deltarl.kernels.gpu.scan`, `[V]`.
+
+    state: operand tile `[V, K]`.  slot_b: pointers `[V, C]`.  k_in, q_in: `[K, C]`, k⁺ and q⁺ in every column.
+    solve, attend: T and Aqk transposed `[C, C]`.
     """
     row = tl.arange(0, C)
     is_r = (row == r)[None, :]
-    read = product(rounded(tl.load(state), OPERAND), raised)
-    k_read = tl.sum(tl.where(row[None, :] == 0, read, 0.0), 1)
-    q_read = tl.sum(tl.where(row[None, :] == 1, read, 0.0), 1)
-    new_row = rounded(write * (v - k_read), OPERAND)
-    rows = tl.where(is_r, new_row[:, None], tl.load(slot_b, (row < r)[None, :], 0.0))
-    tl.store(slot_b, rows, is_r)
-    new = rounded(product(rows, solve), OPERAND)
-    o = product(new, attend, acc=tl.where(is_r, q_read[:, None], 0.0))
-    if r == C - 1:
-        tl.store(state, product(new, k_end, acc=tl.load(state) * decay[None, :]))
+    old_rows = tl.load(slot_b, (row < r)[None, :], 0.0)
+    new_row = rounded(write * (v[:, None] - product(state, k_in)), k_in.dtype)
+    tl.store(slot_b, new_row, is_r)
+    new = rounded(product(tl.where(is_r, new_row, old_rows), solve), k_in.dtype)
+    o = product(new, attend, acc=product(state, q_in))
     return tl.sum(tl.where(is_r, o, 0.0), 1)
 
 
 @triton.jit
-def recurrent_row(state, v, write, key, query, decay):
-    """The recurrence itself for some value channels: `S ← Diag(e^g) S`, `S ← S + β k (v − Sᵀk)ᵀ`, `o = Sᵀq`."""
+def far_row(slot_k, slot_g, query, r, K: tl.constexpr, C: tl.constexpr, OPERAND: tl.constexpr):
+    """Row r of Akk and Aqk where it is far, in every row of a tile `[C, C]`; query: `[K]`.
+
+    As `far_scores` has it, but for one row and all columns at once: those columns stand on the diagonal. Like
+    `fold_chunk` it reads and computes again what the caller has.
+    """
+    tl.debug_barrier()
+    row, channel = tl.arange(0, C), tl.arange(0, K)
+    tile, known = row[None, :] * K + channel[:, None], (row <= r)[None, :]
+    cum = cumulative(tl.load(slot_g + tile, known, 0.0), C, OPERAND)
+    fade = tl.exp(tl.minimum(tl.sum(tl.where((row == r)[None, :], cum, 0.0), 1)[:, None] - cum, 0.0))
+    keys, diagonal = tl.load(slot_k + tile, known, 0.0), row[:, None] == row[None, :]
+    key = tl.load(slot_k + r * K + channel).to(tl.float32)
+    akk = product(tl.trans(rounded(key[:, None] * fade, OPERAND)), keys)
+    aqk = product(tl.trans(rounded(query[:, None] * fade, OPERAND)), keys)
+    akk, aqk = tl.sum(tl.where(diagonal, akk, 0.0), 0), tl.sum(tl.where(diagonal, aqk, 0.0), 0)
+    return tl.trans(columns(akk, C)), tl.trans(columns(aqk, C))
+
+
+@triton.jit
+def fold_chunk(
+    state, slot_k, slot_g, slot_b, solve, r,
+    K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr, OPERAND: tl.constexpr,
+):  # fmt: skip
+    """Moves the state on over the chunk whose last row r is, if it is that; BV value channels at a time.
+
+    Reads and computes again what the last row had, which would take registers from every row.
+    """
+    if r == C - 1:
+        tl.debug_barrier()  # other threads have written the last row
+        row, channel, value = tl.arange(0, C), tl.arange(0, K), tl.arange(0, BV)
+        tile = row[None, :] * K + channel[:, None]
+        cum = cumulative(tl.load(slot_g + tile), C, OPERAND)
+        at_end = tl.sum(tl.where((row == C - 1)[None, :], cum, 0.0), 1)
+        k_end = tl.trans(rounded(tl.load(slot_k + tile).to(tl.float32) * tl.exp(at_end[:, None] - cum), OPERAND))
+        states, rows = state + (channel[None, :] * V + value[:, None]), slot_b + (row[None, :] * V + value[:, None])
+        for block in range(0, V, BV):
+            new = rounded(product(tl.load(rows + block), solve), OPERAND)
+            moved = product(new, k_end, acc=tl.load(states + block) * tl.exp(at_end)[None, :])
+            tl.store(states + block, moved)
+
+
+@triton.jit
+def recurrent_row(state, v, write, key, query, decay, K: tl.constexpr, V: tl.constexpr):
+    """The recurrence itself: `S ← Diag(decay) S`, `S ← S + β k (v − Sᵀk)ᵀ`, `o = Sᵀq`; by halves, to save registers."""
+    low = _recurrent_half(state, v, write, key, query, decay, 0, K, V)
+    high = _recurrent_half(state, v, write, key, query, decay, V // 2, K, V)
+    return tl.reshape(tl.trans(tl.join(low, high)), [V])
+
+
+@triton.jit
+def _recurrent_half(state, v, write, key, query, decay, first, K: tl.constexpr, V: tl.constexpr):
+    value = first + tl.arange(0, V // 2)
+    state += tl.arange(0, K)[None, :] * V + value[:, None]
     s = tl.load(state) * decay[None, :]
-    s += (write * (v - tl.sum(s * key[None, :], 1)))[:, None] * key[None, :]
+    s += (write * (tl.gather(v, value, 0) - tl.sum(s * key[None, :], 1)))[:, None] * key[None, :]
     tl.store(state, s)
     return tl.sum(s * query[None, :], 1)
 
@@ -97,98 +183,76 @@ def decode_kernel(
 ):  # fmt: skip
     b, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     slot = tl.load(slots + b).to(tl.int64)
-    row, channel, value = tl.arange(0, C), tl.arange(0, K), tl.arange(0, BV)
+    row, channel, value = tl.arange(0, C), tl.arange(0, K), tl.arange(0, V)
     out += (b * H + head) * V
     if slot < 0:
-        for block in tl.static_range(V // BV):
-            tl.store(out + block * BV + value, tl.zeros([BV], tl.float32).to(out.dtype.element_ty))
+        tl.store(out + value, tl.zeros([V], tl.float32).to(out.dtype.element_ty))
         return
     home = slot * H + head
-    state += home * K * V + (channel[None, :] * V + value[:, None])
+    state += home * K * V
     at = tl.load(position + b)
     r = (at % C).to(tl.int32)
+
+    prefetch(state, K * V)
+    if REPLAY:
+        slot_k, slot_g, slot_b = slot_k + home * C * K, slot_g + home * C * K, slot_b + home * C * V
+        tile, square = row[None, :] * K + channel[:, None], home * C * C + (row[:, None] * C + row[None, :])
+        is_r, past = (row == r)[None, :], (row < r)[None, :]
+        keys, step = tl.load(slot_k + tile, past, 0.0), tl.load(slot_g + tile, past, 0.0)
+        lower = tl.load(slot_l + square, (row < r)[:, None], 0.0)
 
     D: tl.constexpr = 2 * H * K + H * V
     window += slot * WIDTH * D
     qkv += b * qkv_stride
     gate = tl.load(g + b * g_stride + head * K + channel).to(tl.float32)
-    new_step = pinned(log_decay(gate[:, None], a_log, dt_bias, lower_bound, head, GATE, K))
+    new_step = tl.sum(log_decay(gate[:, None], a_log, dt_bias, lower_bound, head, GATE, K), 1)
     write = sigmoid(tl.load(beta + b * beta_stride + head).to(tl.float32))
-    # Columns 0 and 1 of a tile: the key and the query.
-    is_key, is_query = (row == 0)[None, :], (row == 1)[None, :]
-    source = tl.where(is_key, H * K, 0) + head * K + channel[:, None]
-    pair = convolved(qkv, conv_weight, window, source, is_key | is_query, at, D, WIDTH)
-    pair, _ = unit_columns(rounded(pair, qkv.dtype.element_ty), True, C, OPERAND)
-    pair = tl.where(is_query, pair * scale, pair)
-    key = tl.sum(tl.where(is_key, pair, 0.0), 1)
+    query = convolved(qkv, conv_weight, window, head * K + channel, at, D, WIDTH)
+    v = convolved(qkv, conv_weight, window, 2 * H * K + head * V + value, at, D, WIDTH)
+    key = convolved(qkv, conv_weight, window, (H + head) * K + channel, at, D, WIDTH)
+    # Vectors of channels cost a thread one element each; they become tiles for products only.
+    pair = tl.where((row == 1)[None, :], shared(query)[:, None], 0.0)
+    pair = tl.where((row == 0)[None, :], shared(key)[:, None], pair)
+    _, rstd = unit_columns(rounded(pair, qkv.dtype.element_ty), True, C, OPERAND)
+    key = rounded(key * tl.sum(tl.where(row == 0, rstd, 0.0), 0), OPERAND).to(tl.float32)
+    query = rounded(query * tl.sum(tl.where(row == 1, rstd, 0.0), 0), OPERAND).to(tl.float32) * scale
 
     if REPLAY:
-        is_r, past = (row == r)[None, :], (row < r)[None, :]
-        tile = home * C * K + (row[None, :] * K + channel[:, None])
-        keys = tl.where(is_r, key[:, None], tl.load(slot_k + tile, past, 0.0).to(tl.float32))
-        step = tl.where(is_r, new_step, tl.load(slot_g + tile, past, 0.0))
-        tl.store(slot_k + tile, rounded(keys, OPERAND), is_r)
-        tl.store(slot_g + tile, step, is_r)
+        tl.store(slot_k + r * K + channel, rounded(key, OPERAND))
+        tl.store(slot_g + r * K + channel, new_step)
+        key, query = shared(key), shared(query)
+        keys = tl.where(is_r, key[:, None], keys.to(tl.float32))
+        step = tl.where(is_r, shared(new_step)[:, None], step)
         cum = cumulative(step, C, OPERAND)
         at_r = tl.sum(tl.where(is_r, cum, 0.0), 1)
 
-        raised = rounded(pair * tl.exp(at_r + ANCHOR * LN2)[:, None], OPERAND)
-        scores = product(tl.trans(raised), rounded(keys * fall(cum, ANCHOR), OPERAND))
-        raised = lowered(raised, ANCHOR, OPERAND)
-        akk = tl.sum(tl.where((row == 0)[:, None], scores, 0.0), 0)
-        aqk = tl.sum(tl.where((row == 1)[:, None], scores, 0.0), 0)
+        up = tl.exp(at_r + ANCHOR * LN2)
+        k_up, q_up = rounded(key * up, OPERAND), rounded(query * up, OPERAND)
+        k_down = rounded(keys * fall(cum, ANCHOR), OPERAND)
+        akk = product(tl.trans(columns(k_up, C)), k_down)
+        aqk = product(tl.trans(columns(q_up, C)), k_down)
+        k_in, q_in = columns(lowered(k_up, ANCHOR, OPERAND), C), columns(lowered(q_up, ANCHOR, OPERAND), C)
         if tl.max(tl.where(at_r < -2 * ANCHOR * LN2, 1, 0), 0) > 0:
-            # As `far_scores` has it, but for one row and all columns at once: those columns stand on the diagonal.
-            fade = tl.exp(tl.minimum(at_r[:, None] - cum, 0.0))
-            query = tl.sum(tl.where(is_query, pair, 0.0), 1)
-            plain, diagonal = rounded(keys, OPERAND), row[:, None] == row[None, :]
-            akk = product(tl.trans(rounded(key[:, None] * fade, OPERAND)), plain)
-            akk = tl.sum(tl.where(diagonal, akk, 0.0), 0)
-            aqk = product(tl.trans(rounded(query[:, None] * fade, OPERAND)), plain)
-            aqk = tl.sum(tl.where(diagonal, aqk, 0.0), 0)
+            akk, aqk = far_row(slot_k, slot_g, query, r, K, C, OPERAND)
 
-        square = home * C * C + (row[:, None] * C + row[None, :])
-        new_lower = write * tl.where(row < r, akk, 0.0)
-        lower = tl.load(slot_l + square, (row < r)[:, None], 0.0)
-        lower = tl.where((row == r)[:, None], new_lower[None, :], lower)
+        lower = tl.where((row == r)[:, None], write * tl.where(past, akk, 0.0), lower)
         tl.store(slot_l + square, lower, (row == r)[:, None])
         solve = tl.trans(rounded(unit_lower_inverse(lower, C, OPERAND), OPERAND))
-        aqk = tl.where(row <= r, aqk, 0.0)
-        attend = tl.trans(rounded(tl.where((row == r)[:, None], aqk[None, :], 0.0), OPERAND))
-        k_end = tl.trans(rounded(keys * tl.exp(at_r[:, None] - cum), OPERAND))
-        slot_b += home * C * V + (row[None, :] * V + value[:, None])
-        decay = tl.exp(at_r)
+        attend = tl.trans(rounded(tl.where(is_r | past, aqk, 0.0), OPERAND))
+        v = shared(v)
+        left = settled(rounded(tl.load(state + (channel[None, :] * V + value[:, None])), OPERAND))
+        rows = slot_b + (row[None, :] * V + value[:, None])
+        o = replayed_row(left, rows, v, write, k_in, q_in, solve, attend, r, C)
     else:
-        query = tl.sum(tl.where(is_query, pair, 0.0), 1)
-        decay = tl.exp(tl.sum(tl.where(is_key, new_step, 0.0), 1))
-
-    squares = tl.zeros([C], tl.float32)
-    for block in tl.static_range(V // BV):
-        within = block * BV + value
-        v = convolved(qkv, conv_weight, window, 2 * H * K + head * V + within, within < V, at, D, WIDTH)
-        if REPLAY:
-            o = replayed_row(
-                state + block * BV, slot_b + block * BV, v, write, raised, solve, attend, k_end, decay, r,
-                V, BV, C, OPERAND,
-            )  # fmt: skip
-        else:
-            o = recurrent_row(state + block * BV, v, write, key, query, decay)
-        o = rounded(pinned(o), qkv.dtype.element_ty)
-        column = tl.where(is_key, o[:, None], tl.zeros([BV, C], o.dtype))
-        squares = column_squares(column, C, squares)
-        if block == 0:
-            first = o
-        last = o
-    rms = tl.sum(tl.where(row == 0, norm_scale(squares, eps, V, C), 0.0), 0)
-    for block in tl.static_range(V // BV):
-        if block == 0:
-            o = first
-        else:
-            o = last
-        within = block * BV + value
-        gate = tl.load(out_gate + b * gate_stride + head * V + within).to(tl.float32)
-        y = gated(o.to(tl.float32), rms, tl.load(norm_weight + within).to(tl.float32), gate)
-        tl.store(out + within, rounded(y, out.dtype.element_ty))
+        o = recurrent_row(state, v, write, shared(key), shared(query), shared(tl.exp(new_step)), K, V)
+    o = rounded(o, qkv.dtype.element_ty)
+    column = tl.where((row == 0)[None, :], o[:, None], tl.zeros([V, C], o.dtype))
+    rms = tl.sum(tl.where(row == 0, norm_scale(column_squares(column, C), eps, V, C), 0.0), 0)
+    gate = tl.load(out_gate + b * gate_stride + head * V + value).to(tl.float32)
+    y = gated(shared(o).to(tl.float32), rms, tl.load(norm_weight + value).to(tl.float32), gate)
+    tl.store(out + value, rounded(y, out.dtype.element_ty))
+    if REPLAY:
+        fold_chunk(state, slot_k, slot_g, slot_b, solve, r, K, V, BV, C, OPERAND)
 
 
 @torch.no_grad()
@@ -230,13 +294,26 @@ def decode_step(
         ValueError: head dims, dtypes or shapes the kernel does not take.
     """
     batch, heads, key_dim = g.shape
-    value_dim, width = out_gate.shape[-1], conv_weight.shape[1]
+    value_dim, width = out_gate.shape[-1], conv_weight.shape[-1]
     channels = 2 * heads * key_dim + heads * value_dim
     if key_dim not in HEAD_DIMS or value_dim not in HEAD_DIMS or qkv.dtype not in FLOATS:
-        raise ValueError(f"decode takes head dims {HEAD_DIMS} and fp32, bf16, fp16: K {key_dim}, V {value_dim}, {qkv.dtype}")
+        got = f"K {key_dim}, V {value_dim}, {qkv.dtype}"
+        raise ValueError(f"decode takes head dims {HEAD_DIMS} and fp32, bf16, fp16: {got}")
     if qkv.shape != (batch, channels) or conv_weight.shape[0] != channels or window.shape[1:] != (width, channels):
         shapes = (tuple(qkv.shape), tuple(conv_weight.shape), tuple(window.shape))
         raise ValueError(f"qkv, conv_weight and window must be [B, D], [D, W], [S, W, D] with D = {channels}: {shapes}")
+    if not 2 <= width <= 4:
+        raise ValueError(f"conv_weight {tuple(conv_weight.shape)} and window must have W from 2 to 4")
+    shapes = {"beta": (batch, heads), "out_gate": (batch, heads, value_dim), "norm_weight": (value_dim,)}
+    tensors = {"beta": beta, "out_gate": out_gate, "norm_weight": norm_weight, "slots": slots, "position": position}
+    for name, shape in (shapes | {"slots": (batch,), "position": (batch,)}).items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(tensors[name].shape)}")
+    if window.dtype != qkv.dtype or not window.is_contiguous() or not conv_weight.is_contiguous():
+        raise ValueError(f"window must be contiguous and {qkv.dtype} like qkv, conv_weight contiguous")
+    for name, x, inner in (("qkv", qkv, 1), ("g", g, key_dim), ("out_gate", out_gate, value_dim), ("beta", beta, 1)):
+        if batch and (x.stride(-1) != 1 or (x.dim() == 3 and x.stride(1) != inner)):
+            raise ValueError(f"{name} must be contiguous within a token, its strides are {x.stride()}")
     out = out_gate.new_empty(batch, heads, value_dim)
     operand = state.k.dtype
     if batch:

@@ -33,6 +33,11 @@ class ChunkInputs:
         value_dim = self.v.shape[-1]
         if key_dim not in HEAD_DIMS or value_dim not in HEAD_DIMS:
             raise ValueError(f"the Triton kernels take head dims {HEAD_DIMS}; got K = {key_dim}, V = {value_dim}")
+        wanted = {"k": (tokens, heads, key_dim), "g": (tokens, heads, key_dim), "v": (tokens, heads, value_dim)}
+        for name, shape in (wanted | {"beta": (tokens, heads)}).items():
+            if self.tensors()[name].shape != shape:
+                got = tuple(self.tensors()[name].shape)
+                raise ValueError(f"{name} must be {shape} for q {tuple(self.q.shape)}, got {got}")
         for name, x in self.tensors().items():
             if x.dtype not in FLOATS:
                 raise ValueError(f"the Triton kernels take fp32, bf16 and fp16; {name} is {x.dtype}")

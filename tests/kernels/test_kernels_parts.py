@@ -122,7 +122,7 @@ def test_shapes_that_do_not_fit_are_refused_by_name(tokens, name):
         ({"cu_seqlens": torch.tensor([2, 20])}, "must start at 0"),
         ({"cu_seqlens": torch.tensor([0, 12, 8, 20])}, "never decrease"),
         ({"initial_state": torch.zeros(1, 2, 5, 6)}, r"\[N,H,K,V\] = \(1, 2, 6, 5\)"),
-        ({"backend": "cuda"}, "unknown KDA backend 'cuda'; choose one of chunk, recurrent"),
+        ({"backend": "cuda"}, "unknown KDA backend 'cuda'; choose one of triton, chunk, recurrent"),
     ],
 )
 def test_bad_options_are_refused_with_the_remedy(tokens, options, message):

@@ -29,12 +29,13 @@ def sequence(x: Inputs, lengths: list[int], n: int) -> Inputs:
 
 
 def gates(tokens: int) -> dict[str, Tensor]:
-    """Weak everywhere; strong enough that a chunk's decay cannot be undone in fp32; both within one chunk."""
-    return {"weak": constant_gate(-0.05), "strong": constant_gate(-9.0), "mixed": mixed_gate(tokens)}
+    """Weak everywhere; such that a chunk's decay cannot be undone in fp32, nor in fp64; all of it within one chunk."""
+    constant = {"weak": -0.05, "strong": -9.0, "extreme": -30.0}
+    return {name: constant_gate(strength) for name, strength in constant.items()} | {"mixed": mixed_gate(tokens)}
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("gate", ["weak", "strong", "mixed"])
+@pytest.mark.parametrize("gate", ["weak", "strong", "extreme", "mixed"])
 def test_packed_equals_alone(gate, run):
     x = random_inputs(LENGTHS, gates(sum(LENGTHS))[gate])
     out, final = run(x, LENGTHS)
@@ -71,7 +72,7 @@ def test_a_new_sequence_starts_from_its_own_state_or_from_zero():
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("gate", ["weak", "strong", "mixed"])
+@pytest.mark.parametrize("gate", ["weak", "strong", "extreme", "mixed"])
 def test_nothing_before_a_changed_token_changes_by_a_bit(gate, dtype, run):
     length = 52
     x = random_inputs([length], gates(length)[gate]).to(dtype)
@@ -88,7 +89,7 @@ def test_nothing_before_a_changed_token_changes_by_a_bit(gate, dtype, run):
             assert not torch.equal(before[t], after[t])
 
 
-@pytest.mark.parametrize("gate", ["weak", "strong", "mixed"])
+@pytest.mark.parametrize("gate", ["weak", "strong", "extreme", "mixed"])
 def test_a_longer_sequence_agrees_with_its_prefix(gate):
     x = random_inputs([70], gates(70)[gate])
     whole, _ = run_chunk(x, [70])
@@ -110,7 +111,7 @@ def test_two_calls_chained_by_the_state_equal_one(cut, backend):
     assert relative_error(state, whole_state) < 1e-12
 
 
-@pytest.mark.parametrize("gate", ["weak", "strong", "mixed"])
+@pytest.mark.parametrize("gate", ["weak", "strong", "extreme", "mixed"])
 def test_decode_continues_a_prefill_of_any_length(gate):
     """Prompts of 0..39 tokens and an untouched row, all in one batch, each decoded 36 tokens on."""
     prompts, steps = [*range(40)], 36
