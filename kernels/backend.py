@@ -20,8 +20,8 @@ def choose_backend(
 ) -> str:
     """One of `BACKENDS`: `wanted`, else what the environment variable DELTARL_KDA_BACKEND says, else what fits best.
 
-    "triton" are the GPU kernels, "chunk" the chunkwise form in PyTorch, "recurrent" the definition, token by token. Says
-    in the log, once for each kind of input, what it chose and why.
+    "triton" are the GPU kernels, "chunk" the chunkwise form in PyTorch, "recurrent" the definition, token by token.
+    Says in the log, once for each kind of input, what it chose and why.
 
     Raises:
         ValueError: the name is unknown, or "triton" is asked for where it cannot run.

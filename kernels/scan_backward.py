@@ -24,9 +24,9 @@ def scan_gradients(
     Args:
         scan: with the states after each step.
         d_reads: `[M, 2C, V]`, D. The upper half need not be filled in.
-        d_state: `[count of the first step, K, V]`, gradient of the last state of each; becomes that of the first state,
-            unless that one is None.
-        has_final: whether `d_state` is not all zeros.
+        d_state: `[·, K, V]`, gradients of the last states, those of the first step's chunks first; become gradients of
+            the states before it, unless these are zeros.
+        has_final: whether any of `d_state` is not zero.
     """
     d_rows, d_k_end, d_end = _back_through_steps(x, scan, steps, d_reads, d_state, has_final)
     d_scores = torch.bmm(d_reads, scan.v_new.transpose(1, 2))

@@ -19,8 +19,8 @@ SPAN = 32
 class KDACache:
     """One KDA layer: `delta`, the recurrence (O(1) per sequence), and `window`, the convolution's last inputs.
 
-    In PyTorch the window is `[B, W-1, 3·H·K]`, oldest first; the Triton kernels keep a ring `[B, W, 3·H·K]`, the input of
-    position p at index p % W.
+    In PyTorch the window is `[B, W-1, 3·H·K]`, oldest first; the Triton kernels keep a ring `[B, W, 3·H·K]`, the input
+    of position p at index p % W.
     """
 
     delta: DecodeState | SlotState

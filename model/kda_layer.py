@@ -8,7 +8,7 @@ from transformers import KimiLinearConfig
 from deltarl.kernels.backend import choose_backend
 from deltarl.kernels.chunk import chunk_kda
 from deltarl.kernels.conv import last_inputs, short_conv, short_conv_step
-from deltarl.kernels.decode import decode_kda
+from deltarl.kernels.decode import DecodeState, decode_kda
 from deltarl.kernels.gate import log_decay
 from deltarl.kernels.gpu.projected import LayerWeights, Projected
 from deltarl.kernels.gpu.slots import SlotState
@@ -86,6 +86,7 @@ class KDALayer(nn.Module):
             dtype=core_dtype(v.device, v.dtype),
         )
         assert buffer is not None  # asked for
+        assert isinstance(cache.delta, DecodeState)  # allocated for the same backend
         cache.delta.load(rows, buffer)
         cache.window[rows] = last_inputs(qkv, packing.cu_seqlens, weight.shape[1])
         return self._output(out, gate)
@@ -98,9 +99,7 @@ class KDALayer(nn.Module):
             out = layer_forward(x, weights, packing.index, packing.position)
         else:
             assert isinstance(cache.delta, SlotState)  # allocated for the same backend
-            out = layer_prefill(
-                x, weights, packing.cu_seqlens, packing.position, cache.delta, cache.window, slots=rows
-            )
+            out = layer_prefill(x, weights, packing.cu_seqlens, packing.position, cache.delta, cache.window, slots=rows)
         return self.o_proj(out.flatten(-2))
 
     def decode(self, x: Tensor, cache: KDACache, offset: Tensor, position: Tensor) -> Tensor:

@@ -304,9 +304,9 @@ def decode_step(
         raise ValueError(f"qkv, conv_weight and window must be [B, D], [D, W], [S, W, D] with D = {channels}: {shapes}")
     if not 2 <= width <= 4:
         raise ValueError(f"conv_weight {tuple(conv_weight.shape)} and window must have W from 2 to 4")
-    shapes = {"beta": (batch, heads), "out_gate": (batch, heads, value_dim), "norm_weight": (value_dim,)}
+    wanted = {"beta": (batch, heads), "out_gate": (batch, heads, value_dim), "norm_weight": (value_dim,)}
     tensors = {"beta": beta, "out_gate": out_gate, "norm_weight": norm_weight, "slots": slots, "position": position}
-    for name, shape in (shapes | {"slots": (batch,), "position": (batch,)}).items():
+    for name, shape in (wanted | {"slots": (batch,), "position": (batch,)}).items():
         if tensors[name].shape != shape:
             raise ValueError(f"{name} must be {shape}, got {tuple(tensors[name].shape)}")
     if window.dtype != qkv.dtype or not window.is_contiguous() or not conv_weight.is_contiguous():

@@ -1,7 +1,7 @@
 """Head-wise RMSNorm with a sigmoid gate, as Triton kernels, forward and backward.
 
-`norm_scale` and `gated` are the one place where it is computed. The decode kernel calls them too, so that a token's output is the
-same number in prefill, training and decode. All of it is fp32 whatever the dtype of the inputs.
+`norm_scale` and `gated` are the one place where it is computed. The decode kernel calls them too, so that a token's
+output is the same number in prefill, training and decode. All of it is fp32 whatever the dtype of the inputs.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """Small device functions that the Triton kernels here share.
 
-They are written so that a number does not depend on which kernel computes it. Sums are taken by matrix products of tiles
-of one shape, whose rows do not know of each other (the order of Triton's reductions depends on a tile's layout, hence
-on the kernel); sums of one term and zeros may be reductions. Multiply-adds are spelled out where the compiler might
-contract them in one kernel and not in another.
+They are written so that a number does not depend on which kernel computes it. Sums are taken by matrix products of
+tiles of one shape, whose rows do not know of each other (the order of Triton's reductions depends on a tile's layout,
+hence on the kernel); sums of one term and zeros may be reductions. Multiply-adds are spelled out where the compiler
+might contract them in one kernel and not in another.
 """
 
 import torch
@@ -86,14 +86,6 @@ def precise_product(a, b, OPERAND: tl.constexpr, acc=None):
         return tl.dot(a, b, acc=acc, input_precision="ieee")
     else:
         return tl.dot(a, b, acc=acc, input_precision="tf32x3")
-
-
-@triton.jit
-def pinned(x):
-    """fp32 `x`, computed once: the compiler would rather compute it again in every layout that it is used in."""
-    if INTERPRETED:
-        return x
-    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=False, pack=1)
 
 
 @triton.jit

@@ -5,10 +5,10 @@ Within a chunk with cumulative log decay G (arXiv 2510.26692, Eqs. 2-9; the nota
     k⁺ = e^G k     q⁺ = scale e^G q     k⁻ = e^{-G} k     k° = e^{G_C − G} k
     Akk = tril(k⁺ k⁻ᵀ, -1)     Aqk = tril(q⁺ k⁻ᵀ)     T = (I + Diag(β) Akk)⁻¹
 
-`e^{-G}` overflows where decay is strong. So the scores take `2^A e^G` and `2^{-A} e^{-G}` instead, which reaches twice as
-far. A row i with any channel below −2A ln 2 is "far": its scores are computed by pairwise differences G_i − G_j ≤ 0,
-exact for any decay. The test reads row i alone, and G never increases, so a row that passes has only passing rows before
-it: no rounding depends on a later token.
+`e^{-G}` overflows where decay is strong. So the scores take `2^A e^G` and `2^{-A} e^{-G}` instead, which reaches twice
+as far. A row i with any channel below −2A ln 2 is "far": its scores are computed by pairwise differences G_i − G_j ≤ 0,
+exact for any decay. The test reads row i alone, and G never increases, so a row that passes has only passing rows
+before it: no rounding depends on a later token.
 """
 
 from typing import NamedTuple
@@ -21,11 +21,11 @@ from torch import Tensor
 from deltarl.kernels.gpu.index import CHUNK, ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs
 from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, registers, rounded, sigmoid
-from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_lower_inverse, unit_columns
+from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_columns, unit_lower_inverse
 from deltarl.kernels.gpu.slots import SlotState, Tail
 
-# A, by operand dtype. bf16 has the range of fp32, and its rounding hides that of exp; for fp32 the error of exp at larger
-# arguments would show.
+# A, by operand dtype. bf16 has the range of fp32, and its rounding hides that of exp; for fp32 the error of exp at
+# larger arguments would show.
 ANCHOR = {torch.bfloat16: 92, torch.float32: 28}
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
@@ -206,6 +206,7 @@ def prepare(
             x.q.stride(0), x.k.stride(0), x.g.stride(0), x.beta.stride(0), x.scale, x.gate.lower_bound, sequences,
             H=heads, K=key_dim, C=CHUNK, GATE=x.gate.kind, NORM=x.norm, SIGMOID=x.sigmoid,
             OPERAND=TRITON_DTYPES[x.operand], ANCHOR=ANCHOR[x.operand], TRACE=trace,
-            CONTINUE=index.offset is not None, TAIL=state is not None, num_warps=4, enable_fp_fusion=False, **registers(168),
+            CONTINUE=index.offset is not None, TAIL=state is not None,
+            num_warps=4, enable_fp_fusion=False, **registers(168),
         )  # fmt: skip
     return Prepared(*wide, *square[:2], decay, tail, kept)

@@ -4,11 +4,10 @@ With `do` the gradient of the output and `dS⁺` that of the state after a chunk
 
     dv' = Aqkᵀ do + k° dS⁺      db = Tᵀ dv'      dS = Diag(e^{G_C}) dS⁺ + q⁺ᵀ do − k⁺ᵀ (β db)
 
-None of it needs the state itself. One program owns a block of value channels of one head of one sequence, and everything
-is held transposed, as in the forward scan.
+None of it needs the state itself. One program owns a block of value channels of one head of one sequence, and
+everything is held transposed, as in the forward scan.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""From a layer's projections to the rows of a chunk: norm, gate, cumulative decay, triangular inverse. Device functions.
+"""From a layer's projections to the rows of a chunk: norm, gate, cumulative decay, triangular inverse.
 
 The same functions serve the chunk forward, its backward and the decoder, and give the same numbers in each. Tiles of
 tokens are held as columns, `[K, C]`: a product then has the channels as its rows, many enough to spread over the warps
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from deltarl.kernels.gpu.gate import LOG_DECAY, SOFTPLUS
-from deltarl.kernels.gpu.ops import precise_product, rounded, column_squares, sigmoid, softplus
+from deltarl.kernels.gpu.ops import column_squares, precise_product, rounded, sigmoid, softplus
 
 _LOG_DECAY: tl.constexpr = tl.constexpr(LOG_DECAY)
 _SOFTPLUS: tl.constexpr = tl.constexpr(SOFTPLUS)
