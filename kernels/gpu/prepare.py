@@ -188,18 +188,18 @@ def prepare(
     """
     tokens, heads, key_dim = x.q.shape
     rows, chunks, sequences = index.storage_rows(tokens), len(index.chunk_sequence), index.num_sequences
-    wide = [x.q.new_empty(rows, heads, key_dim, dtype=x.operand) for _ in range(3)]
-    square = [x.q.new_empty(rows, heads, CHUNK, dtype=x.operand) for _ in range(3 if trace else 2)]
+    k_in, q_in, k_out = (x.q.new_empty(rows, heads, key_dim, dtype=x.operand) for _ in range(3))
+    inverse, attend, keys = (x.q.new_empty(rows, heads, CHUNK, dtype=x.operand) for _ in range(3))
     decay = x.q.new_empty(chunks, heads, key_dim, dtype=torch.float32)
     tail = None if state is None else Tail.empty(sequences, state)
     kept = None
     if trace:
         norms = [decay.new_empty(rows, heads) for _ in range(2)]
-        kept = Trace(square[2], decay.new_empty(rows, heads, key_dim), *norms)
+        kept = Trace(keys, decay.new_empty(rows, heads, key_dim), *norms)
     if chunks:
         prepare_kernel[(chunks * heads,)](
             x.q, x.k, x.g, x.beta, x.gate.a_log, x.gate.dt_bias,
-            *wide, *square[:2], decay, *(kept or (None,) * 4),
+            k_in, q_in, k_out, inverse, attend, decay, *(kept or (None,) * 4),
             index.cu_seqlens, index.storage, index.first_chunk, index.chunk_sequence,
             index.offset, slots, *((state.k, state.g, state.lower) if state else (None,) * 3),
             *(tail or (None,) * 3),
@@ -209,4 +209,4 @@ def prepare(
             CONTINUE=index.offset is not None, TAIL=state is not None,
             num_warps=4, enable_fp_fusion=False, **registers(168),
         )  # fmt: skip
-    return Prepared(*wide, *square[:2], decay, tail, kept)
+    return Prepared(k_in, q_in, k_out, inverse, attend, decay, tail, kept)
