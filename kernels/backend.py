@@ -48,6 +48,11 @@ def _triton_obstacle(device: str, dtype: torch.dtype, key_dim: int, value_dim: i
         return f"the kernels take head dims {HEAD_DIMS}, not K = {key_dim}, V = {value_dim}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    if device == "cuda" and torch.cuda.is_available():
+        if torch.version.hip is not None:
+            return "the kernels are for NVIDIA GPUs"
+        if torch.cuda.get_device_capability() < (8, 0):
+            return "the kernels need compute capability 8.0"
     return None
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from deltarl.kernels.gpu.gradients import gradients
-from deltarl.kernels.gpu.index import CHUNK, ChunkIndex
+from deltarl.kernels.gpu.index import ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs, Gate, rows_contiguous
 from deltarl.kernels.gpu.prepare import prepare
 from deltarl.kernels.gpu.reverse_scan import reverse_scan
@@ -32,7 +33,8 @@ class _ChunkKDA(torch.autograd.Function):
         index: ChunkIndex,
         options: tuple[Any, ...],
     ) -> tuple[Tensor, Tensor | None]:
-        in_kernel, lower_bound, scale, norm, sigmoid, output_final = options
+        ctx.set_materialize_grads(False)
+        in_kernel, lower_bound, scale, norm, sigmoid, output_final, train = options
         x = ChunkInputs(q, k, v, g, beta, Gate.of(a_log, dt_bias, lower_bound, in_kernel), scale, norm, sigmoid)
         heads, key_dim, value_dim = q.shape[1], q.shape[2], v.shape[2]
         state_shape = (index.num_sequences, heads, key_dim, value_dim)
@@ -40,7 +42,7 @@ class _ChunkKDA(torch.autograd.Function):
             raise ValueError(f"initial_state must be [N,H,K,V] = {state_shape}, got {tuple(initial.shape)}")
         final = q.new_empty(state_shape, dtype=torch.float32) if output_final else None
         checkpoints = None
-        if any(ctx.needs_input_grad):
+        if train:
             checkpoints = q.new_empty(len(index.group_sequence), heads, value_dim, key_dim, dtype=x.operand)
         out = scan(x, index, prepare(x, index), initial, final, checkpoints)
         ctx.save_for_backward(q, k, v, g, beta, a_log, dt_bias, checkpoints)
@@ -48,9 +50,10 @@ class _ChunkKDA(torch.autograd.Function):
         return out, final
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, g, beta, a_log, dt_bias, checkpoints = ctx.saved_tensors
-        in_kernel, lower_bound, scale, norm, sigmoid, _ = ctx.options
+        in_kernel, lower_bound, scale, norm, sigmoid, *_ = ctx.options
         d_out, d_final = grads
         index: ChunkIndex = ctx.index
         x = ChunkInputs(q, k, v, g, beta, Gate.of(a_log, dt_bias, lower_bound, in_kernel), scale, norm, sigmoid)
@@ -108,12 +111,14 @@ def chunk_kda(
     if index is None:
         if cu_seqlens is None:
             index = ChunkIndex.of_batch(batch, length, q.device)
+        elif batch != 1:
+            raise ValueError(f"packed sequences (cu_seqlens) need B = 1, got B = {batch}")
         else:
             index = ChunkIndex.build(cu_seqlens, batch * length)
     scale = key_dim**-0.5 if scale is None else scale
     options = (
         use_gate_in_kernel, lower_bound, scale, use_qk_l2norm_in_kernel, use_beta_sigmoid_in_kernel,
-        output_final_state,
+        output_final_state, torch.is_grad_enabled(),
     )  # fmt: skip
     tokens = [rows_contiguous(x.flatten(0, 1)) for x in (q, k, v, g, beta)]
     if initial_state is not None:
@@ -134,10 +139,10 @@ def prefill_kda(x: ChunkInputs, cu_seqlens: Tensor, state: SlotState, slots: Ten
     Returns:
         Output `[T, H, V]`: the numbers a single call over the whole prompt gives, to the bit.
     """
+    if state.state.shape[1:] != (*x.q.shape[1:], x.v.shape[-1]) or state.k.dtype != x.operand:
+        kept = f"{tuple(state.state.shape[1:])} in {state.k.dtype}"
+        raise ValueError(f"the slots hold [H,K,V] = {kept}, q is {tuple(x.q.shape)}, v {tuple(x.v.shape)}")
     index = ChunkIndex.build(cu_seqlens, len(x.q), offset)
     p = prepare(x, index, slots=slots, state=state)
     initial = None if offset is None else state.state
     return scan(x, index, p, initial, final=state.state, slots=slots, state=state)
-
-
-__all__ = ["CHUNK", "chunk_kda", "prefill_kda"]

@@ -309,6 +309,12 @@ def decode_step(
     for name, shape in (wanted | {"slots": (batch,), "position": (batch,)}).items():
         if tensors[name].shape != shape:
             raise ValueError(f"{name} must be {shape}, got {tuple(tensors[name].shape)}")
+    if state.state.shape[1:] != (heads, key_dim, value_dim):
+        raise ValueError(f"state must hold [H,K,V] = {(heads, key_dim, value_dim)}, got {tuple(state.state.shape[1:])}")
+    if gate.a_log is not None and gate.dt_bias is not None:
+        if (gate.a_log.numel(), gate.dt_bias.numel()) != (heads, heads * key_dim):
+            raise ValueError(f"the gate must have A_log of {heads} and dt_bias of {heads * key_dim} elements")
+    slots, position, norm_weight = slots.contiguous(), position.contiguous(), norm_weight.contiguous()
     if window.dtype != qkv.dtype or not window.is_contiguous() or not conv_weight.is_contiguous():
         raise ValueError(f"window must be contiguous and {qkv.dtype} like qkv, conv_weight contiguous")
     for name, x, inner in (("qkv", qkv, 1), ("g", g, key_dim), ("out_gate", out_gate, value_dim), ("beta", beta, 1)):

@@ -10,7 +10,7 @@ LOG_DECAY, SOFTPLUS, BOUNDED = 0, 1, 2
 
 @dataclass(frozen=True)
 class Gate:
-    """How the gate input becomes a log decay: `kind` of `rows.py`; a_log `[H]`, dt_bias `[H*K]` fp32 or None."""
+    """How the gate input becomes a log decay: `kind` as above; a_log `[H]`, dt_bias `[H*K]` fp32 or None."""
 
     kind: int
     a_log: Tensor | None

@@ -62,7 +62,7 @@ class ChunkIndex:
     @classmethod
     def of_batch(cls, batch: int, length: int, device: torch.device) -> "ChunkIndex":
         """For `batch` sequences of `length` tokens each."""
-        return cls.build(torch.arange(0, batch * length + 1, max(1, length), device=device), batch * length)
+        return cls.build(torch.arange(batch + 1, device=device) * length, batch * length)
 
     def storage_rows(self, num_tokens: int) -> int:
         """Rows of the intermediates of `num_tokens` tokens."""

@@ -189,13 +189,13 @@ def prepare(
     tokens, heads, key_dim = x.q.shape
     rows, chunks, sequences = index.storage_rows(tokens), len(index.chunk_sequence), index.num_sequences
     k_in, q_in, k_out = (x.q.new_empty(rows, heads, key_dim, dtype=x.operand) for _ in range(3))
-    inverse, attend, keys = (x.q.new_empty(rows, heads, CHUNK, dtype=x.operand) for _ in range(3))
+    inverse, attend = (x.q.new_empty(rows, heads, CHUNK, dtype=x.operand) for _ in range(2))
     decay = x.q.new_empty(chunks, heads, key_dim, dtype=torch.float32)
     tail = None if state is None else Tail.empty(sequences, state)
     kept = None
     if trace:
         norms = [decay.new_empty(rows, heads) for _ in range(2)]
-        kept = Trace(keys, decay.new_empty(rows, heads, key_dim), *norms)
+        kept = Trace(torch.empty_like(attend), decay.new_empty(rows, heads, key_dim), *norms)
     if chunks:
         prepare_kernel[(chunks * heads,)](
             x.q, x.k, x.g, x.beta, x.gate.a_log, x.gate.dt_bias,
