@@ -1,4 +1,4 @@
-"""Which implementation of Kimi Delta Attention runs: chosen by device, dtype and shape, or by the environment."""
+"""Which implementation runs, Triton kernels or PyTorch: chosen by device, dtype and shape, or by the environment."""
 
 import importlib.util
 import logging
@@ -10,6 +10,7 @@ import torch
 BACKENDS = ("triton", "chunk", "recurrent")
 VARIABLE = "DELTARL_KDA_BACKEND"
 HEAD_DIMS = (16, 32, 64, 128)  # what the Triton kernels take
+MAX_RANK, MAX_ROPE = 512, 64  # of latent attention
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _log = logging.getLogger(__name__)
@@ -38,14 +39,28 @@ def choose_backend(
     return choice
 
 
+def use_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether what goes with the recurrence (latent attention, token log-probs) runs in Triton too.
+
+    It does where the kernels can run, unless DELTARL_KDA_BACKEND asks for PyTorch.
+    """
+    return os.environ.get(VARIABLE) in (None, "", "triton") and _device_obstacle(device.type, dtype) is None
+
+
 def _triton_obstacle(device: str, dtype: torch.dtype, key_dim: int, value_dim: int) -> str | None:
+    if key_dim not in HEAD_DIMS or value_dim not in HEAD_DIMS:
+        return _device_obstacle(device, dtype) or (
+            f"the kernels take head dims {HEAD_DIMS}, not K = {key_dim}, V = {value_dim}"
+        )
+    return _device_obstacle(device, dtype)
+
+
+def _device_obstacle(device: str, dtype: torch.dtype) -> str | None:
     interpreted = device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get(VARIABLE) == "triton"
     if device != "cuda" and not interpreted:
         return f"the tensors are on the {device}"
     if dtype not in FLOATS:
         return f"the kernels take fp32, bf16 and fp16, not {dtype}"
-    if key_dim not in HEAD_DIMS or value_dim not in HEAD_DIMS:
-        return f"the kernels take head dims {HEAD_DIMS}, not K = {key_dim}, V = {value_dim}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device == "cuda" and torch.cuda.is_available():

@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from deltarl.kernels.backend import use_triton
 from deltarl.kernels.precision import MIN_ROWS
 
 BACKENDS = ("torch", "triton")
@@ -76,7 +77,7 @@ def token_logprobs(
             CPU, token ids outside the vocabulary.
     """
     if backend is None:
-        backend = "triton" if hidden.is_cuda and hidden.dtype != torch.float64 else "torch"
+        backend = "triton" if use_triton(hidden.device, hidden.dtype) else "torch"
     _check(hidden, weight, target, temperature, backend)
     if blocks is None and backend == "torch" and len(hidden) * len(weight) <= ENTRIES[backend]:
         return _chosen_and_entropy(_table(hidden, weight, temperature)[1], target)

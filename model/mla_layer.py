@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from transformers import KimiLinearConfig
 
 from deltarl.kernels.attention import packed_attention
+from deltarl.kernels.backend import MAX_RANK, MAX_ROPE, use_triton
 from deltarl.kernels.precision import core_dtype
 from deltarl.model.cache import SPAN
 from deltarl.model.config import uses_rope
@@ -68,7 +69,7 @@ class MLALayer(nn.Module):
         expand = self._expand_weight(q.dtype)
         nope, shared = q.split([self.nope, self.rope], -1)
         absorbed = torch.cat([torch.einsum("bhd,hdr->bhr", nope, expand[:, : self.nope]), shared], -1)
-        if q.is_cuda and q.dtype != torch.float64:
+        if use_triton(q.device, q.dtype) and self.rank <= MAX_RANK and self.rope <= MAX_ROPE:
             mixed = self._attend_pages(absorbed, cache, position)
         else:
             scores = absorbed @ seen.transpose(1, 2) * self.scale

@@ -12,9 +12,6 @@ its own length alone, and blocks and splits are added in order: a row's numbers 
 which pages it has, or on how long a row may get.
 """
 
-# Arguments of kernels are Triton's, and have no types here.
-# mypy: allow-untyped-defs
-
 import functools
 from dataclasses import dataclass
 
@@ -23,11 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltarl.kernels.backend import FLOATS, MAX_RANK, MAX_ROPE
 from deltarl.kernels.gpu.ops import product, rounded
 
 LOG2_E = 1.4426950408889634
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-MAX_RANK, MAX_ROPE = 512, 64
 COMBINED = 16  # splits that the second launch loads at once
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from kda_inputs import relative_error
 
-from deltarl.kernels.backend import VARIABLE, _say_once, choose_backend
+from deltarl.kernels.backend import VARIABLE, _say_once, choose_backend, use_triton
 from deltarl.kernels.kda import kda
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -78,3 +78,11 @@ def test_kda_takes_every_backend_to_the_same_numbers(monkeypatch):
     assert not torch.equal(got, want)  # another implementation rounds differently
     assert relative_error(got, want) < 1e-6
     assert relative_error(got_state, state) < 1e-6
+
+
+def test_what_goes_with_the_recurrence_follows_the_same_choice(monkeypatch):
+    assert use_triton(CUDA, torch.bfloat16)
+    assert not use_triton(CUDA, torch.float64)
+    assert not use_triton(CPU, torch.float32)
+    monkeypatch.setenv(VARIABLE, "chunk")
+    assert not use_triton(CUDA, torch.bfloat16)
