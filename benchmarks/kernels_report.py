@@ -48,8 +48,8 @@ class Results:
 
 
 def judge(record: Record) -> Record:
-    """Sets the status of a measurement from its errors."""
-    errors = record.get("errors", {})
+    """Sets the status of a measurement from its errors, at full size too."""
+    errors = record.get("errors", {}) | {f"full {name}": e for name, e in record.get("vs_fla", {}).items()}
     bad = {name: e for name, e in errors.items() if not e <= TOLERANCE}  # NaN is bad too
     record["status"] = "ok"
     if bad:
