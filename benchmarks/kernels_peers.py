@@ -322,7 +322,7 @@ def load_fla() -> None:
     """Makes fla importable without its layers and models, which would import transformers."""
     os.environ.setdefault("FLA_FLASH_KDA", "0")
     for name in ("fla.layers", "fla.models"):
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: importing it fails
     importlib.import_module("fla.ops.kda")
 
 
