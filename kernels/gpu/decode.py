@@ -22,6 +22,8 @@ from deltarl.kernels.gpu.ops import (
     INTERPRETED,
     TRITON_DTYPES,
     column_squares,
+    exponential,
+    multiprocessors,
     product,
     registers,
     rounded,
@@ -34,13 +36,12 @@ from deltarl.kernels.gpu.slots import SlotState
 
 
 @triton.jit
-def convolved(x, weight, ring, channel, position, D: tl.constexpr, WIDTH: tl.constexpr):
+def convolved(x0, ring, taps, channel, position, D: tl.constexpr, WIDTH: tl.constexpr):
     """The short convolution of one token for some channels, rounded as its inputs but fp32; its input joins the ring.
 
-    x: the token's row.  ring: the sequence's `[W, D]`, input of position p at index p % W.
+    x0: the token's inputs.  ring: the sequence's `[W, D]`, input of position p at index p % W.  taps: pointers to the
+    last weight of each channel.
     """
-    x0 = tl.load(x + channel)
-    taps = weight + channel * WIDTH + WIDTH - 1
     w0, w1 = tl.load(taps).to(tl.float32), tl.load(taps - 1).to(tl.float32)
     x1 = _remembered(ring, channel, position - 1, D, WIDTH)
     w2, x2, w3, x3 = w1, x1, w1, x1
@@ -51,8 +52,7 @@ def convolved(x, weight, ring, channel, position, D: tl.constexpr, WIDTH: tl.con
         w3 = tl.load(taps - 3).to(tl.float32)
         x3 = _remembered(ring, channel, position - 3, D, WIDTH)
     tl.store(ring + (position % WIDTH) * D + channel, x0)
-    y = rounded(silu(conv_taps(x0.to(tl.float32), x1, x2, x3, w0, w1, w2, w3, WIDTH)), x0.dtype)
-    return y.to(tl.float32)
+    return rounded(silu(conv_taps(x0.to(tl.float32), x1, x2, x3, w0, w1, w2, w3, WIDTH)), x0.dtype).to(tl.float32)
 
 
 @triton.jit
@@ -90,46 +90,67 @@ def settled(x):
 
 
 @triton.jit
-def columns(x, C: tl.constexpr):
-    """Tile `[D, C]` with the vector in every column."""
-    return tl.broadcast_to(x[:, None], [x.shape[0], C])
+def two_columns(first, second, C: tl.constexpr):
+    """Tile `[D, C]` of two vectors and zeros."""
+    column = tl.arange(0, C)[None, :]
+    return tl.where(column == 0, first[:, None], tl.where(column == 1, second[:, None], 0.0))
 
 
 @triton.jit
-def replayed_row(state, slot_b, v, write, k_in, q_in, solve, attend, r, C: tl.constexpr):
-    """Row r of `deltarl.kernels.gpu.scan`, `[V]`.
+def column_of(x, i):
+    """Column i of a tile, as a vector."""
+    return tl.sum(tl.where(tl.arange(0, x.shape[1])[None, :] == i, x, 0.0), 1)
 
-    state: operand tile `[V, K]`.  slot_b: pointers `[V, C]`.  k_in, q_in: `[K, C]`, k⁺ and q⁺ in every column.
-    solve, attend: T and Aqk transposed `[C, C]`.
+
+@triton.jit
+def row_of(x, i):
+    """Row i of a tile, as a vector."""
+    return tl.sum(tl.where(tl.arange(0, x.shape[0])[:, None] == i, x, 0.0), 0)
+
+
+@triton.jit
+def replayed_values(
+    state, slot_b, old_rows, v, first, write, inputs, solve, attend, r,
+    K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, OPERAND: tl.constexpr,
+):  # fmt: skip
+    """Values `first..first+BV` of row r of `deltarl.kernels.gpu.scan`, `[BV]`.
+
+    old_rows: `[BV, C]`.  inputs: `[K, C]`, k⁺ and q⁺ of row r in columns 0 and 1.  solve: T transposed `[C, C]`.
+    attend: row r of Aqk in column 1 `[C, C]`.
     """
-    row = tl.arange(0, C)
-    is_r = (row == r)[None, :]
-    old_rows = tl.load(slot_b, (row < r)[None, :], 0.0)
-    new_row = rounded(write * (v[:, None] - product(state, k_in)), k_in.dtype)
-    tl.store(slot_b, new_row, is_r)
-    new = rounded(product(tl.where(is_r, new_row, old_rows), solve), k_in.dtype)
-    o = product(new, attend, acc=product(state, q_in))
-    return tl.sum(tl.where(is_r, o, 0.0), 1)
+    value = first + tl.arange(0, BV)
+    state += tl.arange(0, K)[None, :] * V + value[:, None]
+    read = product(settled(rounded(tl.load(state), OPERAND)), inputs)
+    new_row = rounded(write * (tl.gather(v, value, 0) - column_of(read, 0)), OPERAND)
+    tl.store(slot_b + r * V + value, new_row)
+    is_r = (tl.arange(0, old_rows.shape[1]) == r)[None, :]
+    new = rounded(product(tl.where(is_r, new_row[:, None], old_rows), solve), OPERAND)
+    return column_of(product(new, attend, acc=read), 1)
+
+
+@triton.jit
+def joined(low, high):
+    """One vector after the other."""
+    return tl.reshape(tl.trans(tl.join(low, high)), [2 * low.shape[0]])
 
 
 @triton.jit
 def far_row(slot_k, slot_g, query, r, K: tl.constexpr, C: tl.constexpr, OPERAND: tl.constexpr):
-    """Row r of Akk and Aqk where it is far, in every row of a tile `[C, C]`; query: `[K]`.
+    """Row r of Akk and Aqk where it is far, `[C]`; query: `[K]`.
 
-    As `far_scores` has it, but for one row and all columns at once: those columns stand on the diagonal. Like
-    `fold_chunk` it reads and computes again what the caller has.
+    As `far_scores` has it, but for one row and all columns at once: those columns stand on the diagonal. It reads
+    and computes again what the caller has, which would take registers from every row.
     """
     tl.debug_barrier()
     row, channel = tl.arange(0, C), tl.arange(0, K)
     tile, known = row[None, :] * K + channel[:, None], (row <= r)[None, :]
     cum = cumulative(tl.load(slot_g + tile, known, 0.0), C, OPERAND)
-    fade = tl.exp(tl.minimum(tl.sum(tl.where((row == r)[None, :], cum, 0.0), 1)[:, None] - cum, 0.0))
+    fade = exponential(tl.minimum(tl.sum(tl.where((row == r)[None, :], cum, 0.0), 1)[:, None] - cum, 0.0))
     keys, diagonal = tl.load(slot_k + tile, known, 0.0), row[:, None] == row[None, :]
     key = tl.load(slot_k + r * K + channel).to(tl.float32)
     akk = product(tl.trans(rounded(key[:, None] * fade, OPERAND)), keys)
     aqk = product(tl.trans(rounded(query[:, None] * fade, OPERAND)), keys)
-    akk, aqk = tl.sum(tl.where(diagonal, akk, 0.0), 0), tl.sum(tl.where(diagonal, aqk, 0.0), 0)
-    return tl.trans(columns(akk, C)), tl.trans(columns(aqk, C))
+    return tl.sum(tl.where(diagonal, akk, 0.0), 0), tl.sum(tl.where(diagonal, aqk, 0.0), 0)
 
 
 @triton.jit
@@ -139,7 +160,8 @@ def fold_chunk(
 ):  # fmt: skip
     """Moves the state on over the chunk whose last row r is, if it is that; BV value channels at a time.
 
-    Reads and computes again what the last row had, which would take registers from every row.
+    It reads and computes again what the last row had, and few channels at a time: registers would be taken from every
+    row.
     """
     if r == C - 1:
         tl.debug_barrier()  # other threads have written the last row
@@ -147,11 +169,11 @@ def fold_chunk(
         tile = row[None, :] * K + channel[:, None]
         cum = cumulative(tl.load(slot_g + tile), C, OPERAND)
         at_end = tl.sum(tl.where((row == C - 1)[None, :], cum, 0.0), 1)
-        k_end = tl.trans(rounded(tl.load(slot_k + tile).to(tl.float32) * tl.exp(at_end[:, None] - cum), OPERAND))
+        k_end = tl.trans(rounded(tl.load(slot_k + tile).to(tl.float32) * exponential(at_end[:, None] - cum), OPERAND))
         states, rows = state + (channel[None, :] * V + value[:, None]), slot_b + (row[None, :] * V + value[:, None])
         for block in range(0, V, BV):
             new = rounded(product(tl.load(rows + block), solve), OPERAND)
-            moved = product(new, k_end, acc=tl.load(states + block) * tl.exp(at_end)[None, :])
+            moved = product(new, k_end, acc=tl.load(states + block) * exponential(at_end)[None, :])
             tl.store(states + block, moved)
 
 
@@ -160,7 +182,7 @@ def recurrent_row(state, v, write, key, query, decay, K: tl.constexpr, V: tl.con
     """The recurrence itself: `S ← Diag(decay) S`, `S ← S + β k (v − Sᵀk)ᵀ`, `o = Sᵀq`; by halves, to save registers."""
     low = _recurrent_half(state, v, write, key, query, decay, 0, K, V)
     high = _recurrent_half(state, v, write, key, query, decay, V // 2, K, V)
-    return tl.reshape(tl.trans(tl.join(low, high)), [V])
+    return joined(low, high)
 
 
 @triton.jit
@@ -180,6 +202,7 @@ def decode_kernel(
     qkv_stride, g_stride, beta_stride, gate_stride, scale, lower_bound, eps,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr,
     GATE: tl.constexpr, OPERAND: tl.constexpr, ANCHOR: tl.constexpr, REPLAY: tl.constexpr,
+    PREFETCH: tl.constexpr, FOLD: tl.constexpr,
 ):  # fmt: skip
     b, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     slot = tl.load(slots + b).to(tl.int64)
@@ -193,27 +216,33 @@ def decode_kernel(
     at = tl.load(position + b)
     r = (at % C).to(tl.int32)
 
-    prefetch(state, K * V)
+    D: tl.constexpr = 2 * H * K + H * V
+    window += slot * WIDTH * D
+    # All that is read but the state is asked for here: memory is far.
+    gate = tl.load(g + b * g_stride + head * K + channel).to(tl.float32)
+    write = sigmoid(tl.load(beta + b * beta_stride + head).to(tl.float32))
+    opening = tl.load(out_gate + b * gate_stride + head * V + value).to(tl.float32)
+    weight = tl.load(norm_weight + value).to(tl.float32)
+    qkv += b * qkv_stride
+    q_channel, k_channel, v_channel = head * K + channel, (H + head) * K + channel, 2 * H * K + head * V + value
+    q_x, k_x, v_x = tl.load(qkv + q_channel), tl.load(qkv + k_channel), tl.load(qkv + v_channel)
+    taps = conv_weight + WIDTH - 1
     if REPLAY:
         slot_k, slot_g, slot_b = slot_k + home * C * K, slot_g + home * C * K, slot_b + home * C * V
         tile, square = row[None, :] * K + channel[:, None], home * C * C + (row[:, None] * C + row[None, :])
         is_r, past = (row == r)[None, :], (row < r)[None, :]
         keys, step = tl.load(slot_k + tile, past, 0.0), tl.load(slot_g + tile, past, 0.0)
         lower = tl.load(slot_l + square, (row < r)[:, None], 0.0)
+        rows = slot_b + (row[None, :] * V + tl.arange(0, BV)[:, None])
+        low_rows, high_rows = tl.load(rows, past, 0.0), tl.load(rows + (V - BV), past, 0.0)
+    query = convolved(q_x, window, taps + q_channel * WIDTH, q_channel, at, D, WIDTH)
+    key = convolved(k_x, window, taps + k_channel * WIDTH, k_channel, at, D, WIDTH)
+    v = convolved(v_x, window, taps + v_channel * WIDTH, v_channel, at, D, WIDTH)
 
-    D: tl.constexpr = 2 * H * K + H * V
-    window += slot * WIDTH * D
-    qkv += b * qkv_stride
-    gate = tl.load(g + b * g_stride + head * K + channel).to(tl.float32)
-    new_step = tl.sum(log_decay(gate[:, None], a_log, dt_bias, lower_bound, head, GATE, K), 1)
-    write = sigmoid(tl.load(beta + b * beta_stride + head).to(tl.float32))
-    query = convolved(qkv, conv_weight, window, head * K + channel, at, D, WIDTH)
-    v = convolved(qkv, conv_weight, window, 2 * H * K + head * V + value, at, D, WIDTH)
-    key = convolved(qkv, conv_weight, window, (H + head) * K + channel, at, D, WIDTH)
     # Vectors of channels cost a thread one element each; they become tiles for products only.
-    pair = tl.where((row == 1)[None, :], shared(query)[:, None], 0.0)
-    pair = tl.where((row == 0)[None, :], shared(key)[:, None], pair)
-    _, rstd = unit_columns(rounded(pair, qkv.dtype.element_ty), True, C, OPERAND)
+    new_step = tl.sum(log_decay(gate[:, None], a_log, dt_bias, lower_bound, head, GATE, K), 1)
+    pair = rounded(two_columns(shared(key), shared(query), C), qkv.dtype.element_ty)
+    _, rstd = unit_columns(pair, True, C, OPERAND)
     key = rounded(key * tl.sum(tl.where(row == 0, rstd, 0.0), 0), OPERAND).to(tl.float32)
     query = rounded(query * tl.sum(tl.where(row == 1, rstd, 0.0), 0), OPERAND).to(tl.float32) * scale
 
@@ -224,35 +253,36 @@ def decode_kernel(
         keys = tl.where(is_r, key[:, None], keys.to(tl.float32))
         step = tl.where(is_r, shared(new_step)[:, None], step)
         cum = cumulative(step, C, OPERAND)
-        at_r = tl.sum(tl.where(is_r, cum, 0.0), 1)
+        at_r = column_of(cum, r)
 
-        up = tl.exp(at_r + ANCHOR * LN2)
+        up = exponential(at_r + ANCHOR * LN2)
         k_up, q_up = rounded(key * up, OPERAND), rounded(query * up, OPERAND)
-        k_down = rounded(keys * fall(cum, ANCHOR), OPERAND)
-        akk = product(tl.trans(columns(k_up, C)), k_down)
-        aqk = product(tl.trans(columns(q_up, C)), k_down)
-        k_in, q_in = columns(lowered(k_up, ANCHOR, OPERAND), C), columns(lowered(q_up, ANCHOR, OPERAND), C)
+        if PREFETCH:
+            prefetch(state, K * V)
+        scores = product(tl.trans(two_columns(k_up, q_up, C)), rounded(keys * fall(cum, ANCHOR), OPERAND))
+        akk, aqk = row_of(scores, 0), row_of(scores, 1)
+        inputs = two_columns(lowered(k_up, ANCHOR, OPERAND), lowered(q_up, ANCHOR, OPERAND), C)
         if tl.max(tl.where(at_r < -2 * ANCHOR * LN2, 1, 0), 0) > 0:
             akk, aqk = far_row(slot_k, slot_g, query, r, K, C, OPERAND)
 
-        lower = tl.where((row == r)[:, None], write * tl.where(past, akk, 0.0), lower)
-        tl.store(slot_l + square, lower, (row == r)[:, None])
-        solve = tl.trans(rounded(unit_lower_inverse(lower, C, OPERAND), OPERAND))
-        attend = tl.trans(rounded(tl.where(is_r | past, aqk, 0.0), OPERAND))
+        akk = tl.where(row < r, write * akk, 0.0)
+        tl.store(slot_l + home * C * C + r * C + row, akk)
+        lower = tl.where((row == r)[:, None], akk[None, :], lower)
+        solve = tl.trans(rounded(unit_lower_inverse(lower, C), OPERAND))
+        attend = rounded(tl.where((row == 1)[None, :], tl.where(row <= r, aqk, 0.0)[:, None], 0.0), OPERAND)
         v = shared(v)
-        left = settled(rounded(tl.load(state + (channel[None, :] * V + value[:, None])), OPERAND))
-        rows = slot_b + (row[None, :] * V + value[:, None])
-        o = replayed_row(left, rows, v, write, k_in, q_in, solve, attend, r, C)
+        o = replayed_values(state, slot_b, low_rows, v, 0, write, inputs, solve, attend, r, K, V, BV, OPERAND)
+        if BV < V:
+            high = replayed_values(state, slot_b, high_rows, v, BV, write, inputs, solve, attend, r, K, V, BV, OPERAND)
+            o = joined(o, high)
     else:
-        o = recurrent_row(state, v, write, shared(key), shared(query), shared(tl.exp(new_step)), K, V)
+        o = recurrent_row(state, v, write, shared(key), shared(query), shared(exponential(new_step)), K, V)
     o = rounded(o, qkv.dtype.element_ty)
-    column = tl.where((row == 0)[None, :], o[:, None], tl.zeros([V, C], o.dtype))
-    rms = tl.sum(tl.where(row == 0, norm_scale(column_squares(column, C), eps, V, C), 0.0), 0)
-    gate = tl.load(out_gate + b * gate_stride + head * V + value).to(tl.float32)
-    y = gated(shared(o).to(tl.float32), rms, tl.load(norm_weight + value).to(tl.float32), gate)
-    tl.store(out + value, rounded(y, out.dtype.element_ty))
+    squares = column_squares(tl.where((row == 0)[None, :], o[:, None], tl.zeros([V, C], o.dtype)), C)
+    rms = tl.sum(tl.where(row == 0, norm_scale(squares, eps, V, C), 0.0), 0)
+    tl.store(out + value, rounded(gated(o.to(tl.float32), rms, weight, opening), out.dtype.element_ty))
     if REPLAY:
-        fold_chunk(state, slot_k, slot_g, slot_b, solve, r, K, V, BV, C, OPERAND)
+        fold_chunk(state, slot_k, slot_g, slot_b, solve, r, K, V, FOLD, C, OPERAND)
 
 
 @torch.no_grad()
@@ -328,8 +358,9 @@ def decode_step(
             window, state.state, state.k, state.g, state.lower, state.values, slots, position,
             qkv.stride(0), g.stride(0), beta.stride(0), out_gate.stride(0),
             key_dim**-0.5 if scale is None else scale, gate.lower_bound, eps,
-            H=heads, K=key_dim, V=value_dim, BV=min(value_dim, 64), C=CHUNK, WIDTH=width,
+            H=heads, K=key_dim, V=value_dim, BV=value_dim // 2 if value_dim > 64 else value_dim, C=CHUNK, WIDTH=width,
             GATE=gate.kind, OPERAND=TRITON_DTYPES[operand], ANCHOR=ANCHOR[operand], REPLAY=not recurrent,
+            PREFETCH=batch * heads <= multiprocessors(qkv.device), FOLD=min(value_dim, 32),
             num_warps=4, num_stages=1, enable_fp_fusion=False, **registers(128),
         )  # fmt: skip
     return out

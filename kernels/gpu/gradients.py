@@ -27,7 +27,7 @@ from torch import Tensor
 
 from deltarl.kernels.gpu.index import CHUNK, GROUP, ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs
-from deltarl.kernels.gpu.ops import INTERPRETED, TRITON_DTYPES, product, rounded, sigmoid
+from deltarl.kernels.gpu.ops import TRITON_DTYPES, exponential, operand, product, rounded, sigmoid, spread, summed
 from deltarl.kernels.gpu.prepare import ANCHOR, LN2, Prepared, beyond, fall
 from deltarl.kernels.gpu.rows import log_decay_gradient
 from deltarl.kernels.gpu.walk import Walked
@@ -65,7 +65,7 @@ def far_gradients(d_aqk, d_akk, queries, keys, cum, far, C: tl.constexpr, K: tl.
         is_j = column[None, :] == j
         at_j = tl.sum(tl.where(is_j, cum, 0.0), 1)[:, None]
         k_j = tl.sum(tl.where(is_j, keys, 0.0), 1)[:, None]
-        weight = tl.where(far[None, :], tl.exp(tl.minimum(cum - at_j, 0.0)), 0.0)
+        weight = tl.where(far[None, :], exponential(tl.minimum(cum - at_j, 0.0)), 0.0)
         qk = tl.sum(tl.where(is_j, d_aqk, 0.0), 1)[None, :] * weight
         kk = tl.sum(tl.where(is_j, d_akk, 0.0), 1)[None, :] * weight
         d_q += qk * k_j
@@ -77,8 +77,9 @@ def far_gradients(d_aqk, d_akk, queries, keys, cum, far, C: tl.constexpr, K: tl.
 @triton.jit
 def pairs_kernel(
     beta, keys_in, d_out, d_rows, new_in, error_in, d_v, d_beta, d_attend, d_keys, d_diagonal,
-    cu_seqlens, first_chunk, chunk_sequence, beta_stride, num_sequences,
-    H: tl.constexpr, V: tl.constexpr, C: tl.constexpr, SIGMOID: tl.constexpr, OPERAND: tl.constexpr,
+    cu_seqlens, first_chunk, chunk_sequence, beta_stride, num_sequences, num_tokens,
+    H: tl.constexpr, V: tl.constexpr, C: tl.constexpr, PARTS: tl.constexpr,
+    SIGMOID: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
     chunk, head = tl.program_id(0) // H, tl.program_id(0) % H
     n = tl.load(chunk_sequence + chunk)
@@ -102,59 +103,15 @@ def pairs_kernel(
     d_lower = tl.where(strict, -product(d_b, new), 0.0)
     tl.store(d_keys + at * C + square, rounded(b[:, None] * d_lower, OPERAND), inside)
     akk = tl.load(keys_in + at * C + square, inside, 0.0).to(tl.float32)
-    d_logit = tl.load(error_in + at + row * H, valid, 0.0) + tl.sum(d_lower * akk, 1)
+    d_logit = tl.sum(d_lower * akk, 1)
+    for part in tl.static_range(PARTS):
+        d_logit += tl.load(error_in + (part * num_tokens * H + at) + row * H, valid, 0.0)
     if SIGMOID:
         d_logit *= b * (1.0 - b)
     tl.store(d_beta + at + row * H, d_logit.to(d_beta.dtype.element_ty), valid)
     d_aqk = product(rounded(tl.load(d_out + at * V + tile, inside, 0.0).to(tl.float32), OPERAND), new)
     tl.store(d_attend + at * C + square, rounded(tl.where(strict, d_aqk, 0.0), OPERAND), inside)
     tl.store(d_diagonal + at + row * H, tl.sum(tl.where(row[:, None] == row[None, :], d_aqk, 0.0), 1), valid)
-
-
-@triton.jit
-def operand(x, OPERAND: tl.constexpr):
-    """fp32 `x` rounded, two numbers per instruction.
-
-    Where the result is used in fp32 too, the compiler rounds one number at a time, at an eighth of the rate.
-    """
-    if INTERPRETED:
-        return rounded(x, OPERAND)
-    elif tl.float32 == OPERAND:
-        return x
-    else:
-        return tl.inline_asm_elementwise(
-            "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x], dtype=tl.bfloat16, is_pure=True, pack=2
-        )
-
-
-@triton.jit
-def spread(x, factor, C: tl.constexpr):
-    """fp32 `factor · x` of an operand `[K, C]`, exactly: the product with a multiple of the identity.
-
-    It comes in the layout of all other products, and the compiler does not compute it again in a second layout.
-    """
-    if x.dtype == tl.float32:
-        return factor * x  # products of fp32 have no layout of their own
-    row = tl.arange(0, C)
-    return product(x, tl.where(row[:, None] == row[None, :], factor, 0.0).to(x.dtype))
-
-
-@triton.jit
-def later_sums(x, acc, C: tl.constexpr, OPERAND: tl.constexpr):
-    """`acc + Σ_{s≥t} x_s` of the columns of `[K, C]` fp32.
-
-    Three bf16 parts hold all of an fp32, and products with 1 are exact.
-    """
-    row = tl.arange(0, C)
-    ones = tl.where(row[:, None] >= row[None, :], 1.0, 0.0).to(OPERAND)
-    high = operand(x, OPERAND)
-    acc = product(high, ones, acc=acc)
-    if high.dtype != tl.float32:
-        x -= high.to(tl.float32)
-        middle = operand(x, OPERAND)
-        acc = product(middle, ones, acc=acc)
-        acc = product(operand(x - middle.to(tl.float32), OPERAND), ones, acc=acc)
-    return acc
 
 
 @triton.jit
@@ -185,8 +142,16 @@ def gradients_kernel(
     tail = tl.load(end_in + (group * H + head) * K + channel)
     sum_bias, sum_a = tl.zeros([K], tl.float32), tl.zeros([K], tl.float32)
 
+    rate, bias = 1.0, tail
+    if GATE != 0:
+        rate, bias = exponential(tl.load(a_log + head)), tl.load(dt_bias + head * K + channel)
+
+    # The compiler loads ahead what is an operand of a product; the rest is loaded a chunk ahead here.
+    last = num_chunks - 1
+    d_diagonal_in += (begin + last * C) * H + head + row * H
+    next_diagonal = tl.load(d_diagonal_in, row < end - begin - last * C, 0.0)
     for back in range(num_chunks):
-        first = begin + (num_chunks - 1 - back) * C
+        first = begin + (last - back) * C
         at = first * H + head
         rows = tl.minimum(end - first, C).to(tl.int32)
         valid = row < rows
@@ -199,7 +164,9 @@ def gradients_kernel(
         queries = operand(spread(queries, 1.0, C) * q_rstd[None, :], OPERAND).to(tl.float32)
         d_aqk = tl.load(d_attend + at * C + square, valid[:, None], 0.0)
         d_akk = tl.load(d_keys + at * C + square, valid[:, None], 0.0)
-        d_diagonal = tl.load(d_diagonal_in + at + row * H, valid, 0.0)[None, :]
+        d_diagonal = next_diagonal[None, :]
+        d_diagonal_in -= C * H
+        next_diagonal = tl.load(d_diagonal_in, row * 0 + back < last, 0.0)
 
         cum = tl.load(cum_in + at * K + wide, inside, 0.0)
         near_aqk, near_akk = d_aqk, d_akk
@@ -209,12 +176,12 @@ def gradients_kernel(
             near_akk = tl.where(far[:, None], 0.0, d_akk).to(OPERAND)
 
         # d_cum with the rounded factors of the products: what a pair adds at one token it takes away at the other.
-        up, down = tl.exp(cum + ANCHOR * LN2), fall(cum, ANCHOR)
+        up, down = exponential(cum + ANCHOR * LN2), fall(cum, ANCHOR)
         k_down = operand(keys * down, OPERAND)
         q_up = operand(queries * scale * up, OPERAND)
         from_query = product(q_up, near_aqk)
-        near = spread(tl.load(s_out + at * K + wide, inside, 0.0), 2.0**-ANCHOR, C)
-        near = product(k_down, tl.trans(near_aqk), acc=near)
+        near = product(k_down, tl.trans(near_aqk))
+        near += tl.load(s_out + at * K + wide, inside, 0.0) * 2.0**-ANCHOR
         d_cum = q_up.to(tl.float32) * near
         # The diagonal of Aqk does not decay: left out of what makes dG, where its two parts would have to cancel.
         d_query = up * near + d_diagonal * keys
@@ -228,23 +195,23 @@ def gradients_kernel(
         tl.store(d_q + at * K + wide, rounded(d_query, d_q.dtype.element_ty), inside)
 
         k_up = operand(keys * up, OPERAND)
-        near = spread(tl.load(s_value + at * K + wide, inside, 0.0), 2.0**-ANCHOR, C)
-        near = product(k_down, tl.trans(near_akk), acc=near)
+        near = product(k_down, tl.trans(near_akk))
+        near += tl.load(s_value + at * K + wide, inside, 0.0) * 2.0**-ANCHOR
         d_cum += k_up.to(tl.float32) * near
         d_key += up * near
         near = product(k_up, near_akk, acc=from_query)
         d_cum -= k_down.to(tl.float32) * near
         d_key += down * near
-        to_end = tl.exp(tl.load(cum_in + (at + (rows - 1) * H) * K + channel)[:, None] - cum)
+        to_end = exponential(tl.load(cum_in + (at + (rows - 1) * H) * K + channel)[:, None] - cum)
         grown = tl.load(s_new + at * K + wide, inside, 0.0)
         d_cum -= operand(keys * to_end, OPERAND).to(tl.float32) * grown
         d_key = unit_columns_gradient(d_key + to_end * grown, keys, k_rstd, NORM)
         tl.store(d_k + at * K + wide, rounded(d_key, d_k.dtype.element_ty), inside)
 
-        d_step = later_sums(d_cum, tl.zeros([K, C], tl.float32) + tail[:, None], C, OPERAND)
+        d_step = summed(d_cum, row[:, None] >= row[None, :], OPERAND, acc=tl.zeros([K, C], tl.float32) + tail[:, None])
         tail += tl.sum(d_cum, 1)
         gate = tl.load(g + (first * g_stride + head * K) + (row[None, :] * g_stride + channel[:, None]), inside, 0.0)
-        d_gate, d_rate = log_decay_gradient(d_step, spread(gate, 1.0, C), a_log, dt_bias, lower_bound, head, GATE, K)
+        d_gate, d_rate = log_decay_gradient(d_step, spread(gate, 1.0, C), rate, bias, lower_bound, GATE)
         d_gate = tl.where(inside, d_gate, 0.0)
         sum_bias += tl.sum(d_gate, 1)
         sum_a += tl.sum(tl.where(inside, d_rate, 0.0), 1)
@@ -272,8 +239,8 @@ def gradients(x: ChunkInputs, index: ChunkIndex, p: Prepared, d_out: Tensor, d_r
     if groups:
         pairs_kernel[(len(index.chunk_sequence) * heads,)](
             x.beta, p.trace.keys, d_out, d_rows, w.new, w.error, d_v, d_beta, d_attend, d_keys, d_diagonal,
-            index.cu_seqlens, index.first_chunk, index.chunk_sequence, x.beta.stride(0), index.num_sequences,
-            H=heads, V=value_dim, C=CHUNK, SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand],
+            index.cu_seqlens, index.first_chunk, index.chunk_sequence, x.beta.stride(0), index.num_sequences, tokens,
+            H=heads, V=value_dim, C=CHUNK, PARTS=len(w.error), SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand],
             num_warps=1, num_stages=1,
         )  # fmt: skip
         for far in (False, True):

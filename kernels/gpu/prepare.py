@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deltarl.kernels.gpu.index import CHUNK, ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs
-from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, registers, rounded, sigmoid
+from deltarl.kernels.gpu.ops import TRITON_DTYPES, exponential, operand, product, registers, rounded, sigmoid, spread
 from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_columns, unit_lower_inverse
 from deltarl.kernels.gpu.slots import SlotState, Tail
 
@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
 @triton.jit
 def fall(cum, ANCHOR: tl.constexpr):
     """`2^{-A} e^{-G}`, finite for any G: clipped where `beyond` is true, for which it is not used."""
-    return tl.exp(tl.minimum(-ANCHOR * LN2 - cum, ANCHOR * LN2))
+    return exponential(tl.minimum(-ANCHOR * LN2 - cum, ANCHOR * LN2))
 
 
 @triton.jit
@@ -85,7 +85,7 @@ def far_scores(x, k, cum, far, C: tl.constexpr, OPERAND: tl.constexpr):
     keys = rounded(k, OPERAND)
     for j in range(C):
         at_j = tl.sum(tl.where(column == j, cum, 0.0), 1)[:, None]
-        weighted = tl.where(far[None, :], x * tl.exp(tl.minimum(cum - at_j, 0.0)), 0.0)
+        weighted = tl.where(far[None, :], x * exponential(tl.minimum(cum - at_j, 0.0)), 0.0)
         at_column = product(tl.trans(rounded(weighted, OPERAND)), keys)
         scores = tl.where(column == j, at_column, scores)
     return scores
@@ -117,7 +117,7 @@ def prepare_kernel(
     inside, here = valid[None, :], present[None, :]
     # 64-bit offsets only where they are the same for the whole tile.
     within = first * g_stride + head * K
-    gate = tl.load(g + within + (row[None, :] * g_stride + channel[:, None]), inside, 0.0).to(tl.float32)
+    gate = spread(tl.load(g + within + (row[None, :] * g_stride + channel[:, None]), inside, 0.0), 1.0, C)
     step = tl.where(inside, log_decay(gate, a_log, dt_bias, lower_bound, head, GATE, K), 0.0)
     within = first * k_stride + head * K
     keys = tl.load(k + within + (row[None, :] * k_stride + channel[:, None]), inside, 0.0)
@@ -130,26 +130,26 @@ def prepare_kernel(
         keys = tl.where(known[None, :], tl.load(slot_k + slot * K + old, known[None, :], 0.0).to(tl.float32), keys)
         step = tl.where(known[None, :], tl.load(slot_g + slot * K + old, known[None, :], 0.0), step)
     cum = cumulative(step, C, OPERAND)
-    up = tl.exp(cum + ANCHOR * LN2)
+    up = exponential(cum + ANCHOR * LN2)
 
     at = (tl.load(storage + n) + local * C) * H + head
     tile, square = row[None, :] * (H * K) + channel[:, None], row[:, None] * (H * C) + row[None, :]
-    k_up, k_down = rounded(keys * up, OPERAND), rounded(keys * fall(cum, ANCHOR), OPERAND)
+    k_up, k_down = operand(keys * up, OPERAND), operand(keys * fall(cum, ANCHOR), OPERAND)
     akk = product(tl.trans(k_up), k_down)
     tl.store(k_in + at * K + tile, lowered(k_up, ANCHOR, OPERAND), here)
     at_end = tl.sum(tl.where((row == C - 1)[None, :], cum, 0.0), 1)
-    tl.store(k_out + at * K + tile, rounded(keys * tl.exp(at_end[:, None] - cum), OPERAND), here)
-    tl.store(decay + (chunk.to(tl.int64) * H + head) * K + channel, tl.exp(at_end))
+    tl.store(k_out + at * K + tile, operand(keys * exponential(at_end[:, None] - cum), OPERAND), here)
+    tl.store(decay + (chunk.to(tl.int64) * H + head) * K + channel, exponential(at_end))
     within = first * q_stride + head * K
     queries = tl.load(q + within + (row[None, :] * q_stride + channel[:, None]), inside, 0.0)
     queries, q_rstd = unit_columns(queries, NORM, C, OPERAND)
     queries *= scale
-    q_up = rounded(queries * up, OPERAND)
+    q_up = operand(queries * up, OPERAND)
     aqk = product(tl.trans(q_up), k_down)
     tl.store(q_in + at * K + tile, lowered(q_up, ANCHOR, OPERAND), here)
 
-    far = beyond(cum, ANCHOR)
-    if tl.max(tl.where(far, 1, 0), 0) > 0:
+    if tl.min(at_end, 0) < -2 * ANCHOR * LN2:
+        far = beyond(cum, ANCHOR)
         akk = tl.where(far[:, None], far_scores(keys, keys, cum, far, C, OPERAND), akk)
         aqk = tl.where(far[:, None], far_scores(queries, keys, cum, far, C, OPERAND), aqk)
     akk = tl.where(row[:, None] > row[None, :], akk, 0.0)
@@ -162,7 +162,7 @@ def prepare_kernel(
         old = row[:, None] * C + row[None, :]
         lower = tl.where(known[:, None], tl.load(slot_l + slot * C + old, known[:, None], 0.0), lower)
     tl.store(attend + at * C + square, rounded(aqk, OPERAND), present[:, None])
-    solve = unit_lower_inverse(lower, C, OPERAND)
+    solve = unit_lower_inverse(lower, C)
     tl.store(inverse + at * C + square, rounded(solve, OPERAND), present[:, None])
     if TRACE:
         tl.store(trace_keys + at * C + square, rounded(akk, OPERAND), present[:, None])
@@ -196,6 +196,7 @@ def prepare(
     if trace:
         norms = [decay.new_empty(rows, heads) for _ in range(2)]
         kept = Trace(torch.empty_like(attend), decay.new_empty(rows, heads, key_dim), *norms)
+    warps = 4 if x.operand == torch.float32 else 2
     if chunks:
         prepare_kernel[(chunks * heads,)](
             x.q, x.k, x.g, x.beta, x.gate.a_log, x.gate.dt_bias,
@@ -207,6 +208,6 @@ def prepare(
             H=heads, K=key_dim, C=CHUNK, GATE=x.gate.kind, NORM=x.norm, SIGMOID=x.sigmoid,
             OPERAND=TRITON_DTYPES[x.operand], ANCHOR=ANCHOR[x.operand], TRACE=trace,
             CONTINUE=index.offset is not None, TAIL=state is not None,
-            num_warps=4, enable_fp_fusion=False, **registers(168),
+            num_warps=warps, enable_fp_fusion=False, **registers(168),
         )  # fmt: skip
     return Prepared(k_in, q_in, k_out, inverse, attend, decay, tail, kept)

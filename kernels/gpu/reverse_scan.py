@@ -16,7 +16,7 @@ from deltarl.kernels.gpu.index import CHUNK, GROUP, ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs
 from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid
 from deltarl.kernels.gpu.prepare import Prepared
-from deltarl.kernels.gpu.scan import value_block
+from deltarl.kernels.gpu.scan import value_block, warps
 
 
 @triton.jit
@@ -43,8 +43,14 @@ def reverse_scan_kernel(
     # 64-bit offsets only where they are the same for the whole tile.
     wide, square = row[:, None] * (H * K) + channel[None, :], row[:, None] * (H * C) + row[None, :]
     tall = row[None, :] * (H * V) + value[:, None]
+    # The compiler loads ahead what is an operand of a product; the rest is loaded a chunk ahead here.
+    last = (tl.maximum(num_chunks, 1) - 1).to(tl.int64)
+    decay += ((chunk0 + last) * H + head) * K + channel
+    beta += (begin + last * C) * beta_stride + head + row * beta_stride
+    next_end = tl.load(decay, channel * 0 < num_chunks, 0.0)
+    next_beta = tl.load(beta, row < end - begin - last * C, 0.0)
     for step in range(num_chunks):
-        c = num_chunks - 1 - step
+        c = last - step
         first = begin + c * C
         at = first * H + head
         valid = row < end - first
@@ -53,8 +59,9 @@ def reverse_scan_kernel(
         k_end = tl.load(k_out + at * K + wide, valid[:, None], 0.0)
         solve = tl.load(inverse + at * C + square, valid[:, None], 0.0)
         aqk = tl.load(attend + at * C + square, valid[:, None], 0.0)
-        at_end = tl.load(decay + ((chunk0 + c) * H + head) * K + channel)
-        b = tl.load(beta + first * beta_stride + head + row * beta_stride, valid, 0.0).to(tl.float32)
+        at_end, b = next_end, next_beta.to(tl.float32)
+        decay, beta = decay - H * K, beta - C * beta_stride
+        next_end, next_beta = tl.load(decay, channel * 0 < c, 0.0), tl.load(beta, row * 0 < c, 0.0)
         if SIGMOID:
             b = sigmoid(b)
         d_o = rounded(tl.load(d_out + at * V + tall, valid[None, :], 0.0).to(tl.float32), OPERAND)
@@ -92,7 +99,7 @@ def reverse_scan(
     tokens, heads, key_dim = x.q.shape
     value_dim = x.v.shape[-1]
     d_rows = x.v.new_empty(tokens, heads, value_dim, dtype=x.operand)
-    block = value_block(value_dim, x.operand)
+    block = min(64, value_block(index.num_sequences * heads, value_dim, x.operand, x.q.device))
     if index.num_sequences:
         reverse_scan_kernel[(index.num_sequences * heads * (value_dim // block),)](
             d_out, x.beta, p.k_in, p.q_in, p.k_out, p.inverse, p.attend, p.decay,
@@ -100,6 +107,6 @@ def reverse_scan(
             index.cu_seqlens, index.first_chunk, index.first_group, x.beta.stride(0),
             H=heads, K=key_dim, V=value_dim, BV=block, C=CHUNK, GROUP=GROUP,
             SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand],
-            D_FINAL=d_final is not None, D_INITIAL=d_initial is not None, num_warps=4, num_stages=3,
+            D_FINAL=d_final is not None, D_INITIAL=d_initial is not None, num_warps=warps(block), num_stages=3,
         )  # fmt: skip
     return d_rows

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from deltarl.kernels.gpu.gate import LOG_DECAY, SOFTPLUS
-from deltarl.kernels.gpu.ops import column_squares, precise_product, rounded, sigmoid, softplus
+from deltarl.kernels.gpu.ops import column_squares, exponential, operand, product, sigmoid, softplus, spread, summed
 
 _LOG_DECAY: tl.constexpr = tl.constexpr(LOG_DECAY)
 _SOFTPLUS: tl.constexpr = tl.constexpr(SOFTPLUS)
@@ -21,7 +21,7 @@ def unit_columns(x, NORM: tl.constexpr, C: tl.constexpr, OPERAND: tl.constexpr):
     rstd = tl.full([C], 1.0, tl.float32)
     if NORM:
         rstd = tl.rsqrt(column_squares(x, C) + 1e-6)
-    return rounded(x.to(tl.float32) * rstd[None, :], OPERAND).to(tl.float32), rstd
+    return operand(spread(x, 1.0, C) * rstd[None, :], OPERAND).to(tl.float32), rstd
 
 
 @triton.jit
@@ -33,7 +33,7 @@ def log_decay(g, a_log, dt_bias, lower_bound, head, GATE: tl.constexpr, K: tl.co
     if GATE == _LOG_DECAY:
         return g
     else:
-        rate = tl.exp(tl.load(a_log + head))
+        rate = exponential(tl.load(a_log + head))
         g += tl.load(dt_bias + head * K + tl.arange(0, K))[:, None]
         if GATE == _SOFTPLUS:
             return -rate * softplus(g)
@@ -42,13 +42,15 @@ def log_decay(g, a_log, dt_bias, lower_bound, head, GATE: tl.constexpr, K: tl.co
 
 
 @triton.jit
-def log_decay_gradient(dg, g, a_log, dt_bias, lower_bound, head, GATE: tl.constexpr, K: tl.constexpr):
-    """Gradient of the gate inputs and, element by element, of `A_log`, from that of the log decay."""
+def log_decay_gradient(dg, g, rate, bias, lower_bound, GATE: tl.constexpr):
+    """Gradient of the gate inputs and, element by element, of `A_log`, from that of the log decay.
+
+    rate: `e^A_log` of the head.  bias: its dt_bias `[K]`.
+    """
     if GATE == _LOG_DECAY:
         return dg, dg
     else:
-        rate = tl.exp(tl.load(a_log + head))
-        g += tl.load(dt_bias + head * K + tl.arange(0, K))[:, None]
+        g += bias[:, None]
         if GATE == _SOFTPLUS:
             return -dg * rate * sigmoid(g), -dg * rate * softplus(g)
         else:
@@ -61,11 +63,11 @@ def log_decay_gradient(dg, g, a_log, dt_bias, lower_bound, head, GATE: tl.conste
 def cumulative(step, C: tl.constexpr, OPERAND: tl.constexpr):
     """Running sum over the columns of `step` `[K, C]` fp32. A column's sum knows nothing of later ones."""
     row = tl.arange(0, C)
-    return precise_product(step, tl.where(row[:, None] <= row[None, :], 1.0, 0.0), OPERAND)
+    return summed(step, row[:, None] <= row[None, :], OPERAND)
 
 
 @triton.jit
-def unit_lower_inverse(lower, C: tl.constexpr, OPERAND: tl.constexpr):
+def unit_lower_inverse(lower, C: tl.constexpr):
     """`(I + lower)⁻¹` of a strictly lower triangular `[16, 16]`; row i depends on rows up to i alone.
 
     Blocks of 4 as `(I − D)(I + D²)`, D⁴ being zero, then blocks of 8 and 16 by `[A 0; C B]⁻¹ = [A' 0; −B' C A' B']`,
@@ -75,14 +77,14 @@ def unit_lower_inverse(lower, C: tl.constexpr, OPERAND: tl.constexpr):
     same4, same8 = row // 4 == column // 4, row // 8 == column // 8
     block = tl.where(same4, lower, 0.0)
     inverse = tl.where(row == column, 1.0, 0.0) - block
-    square = precise_product(block, block, OPERAND)
-    inverse = precise_product(inverse, square, OPERAND, acc=inverse)
+    square = product(block, block)
+    inverse = product(inverse, square, acc=inverse)
     corner = tl.where(same8 & (row // 4 != column // 4), lower, 0.0)
-    inverse = _merged(inverse, corner, OPERAND)
-    return _merged(inverse, tl.where(same8, 0.0, lower), OPERAND)
+    inverse = _merged(inverse, corner)
+    return _merged(inverse, tl.where(same8, 0.0, lower))
 
 
 @triton.jit
-def _merged(inverse, corner, OPERAND: tl.constexpr):
-    left = precise_product(inverse, corner, OPERAND)
-    return precise_product(-left, inverse, OPERAND, acc=inverse)
+def _merged(inverse, corner):
+    left = product(inverse, corner)
+    return product(-left, inverse, acc=inverse)

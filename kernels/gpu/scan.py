@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deltarl.kernels.gpu.index import CHUNK, GROUP, ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs
-from deltarl.kernels.gpu.ops import TRITON_DTYPES, product, rounded, sigmoid
+from deltarl.kernels.gpu.ops import TRITON_DTYPES, multiprocessors, product, rounded, sigmoid, spread
 from deltarl.kernels.gpu.prepare import Prepared
 from deltarl.kernels.gpu.slots import SlotState
 
@@ -51,6 +51,11 @@ def scan_kernel(
     # 64-bit offsets only where they are the same for the whole tile.
     wide, square = row[:, None] * (H * K) + channel[None, :], row[:, None] * (H * C) + row[None, :]
     tall, v_tile = row[None, :] * (H * V) + value[:, None], row[None, :] * v_stride + value[:, None]
+    # The compiler loads ahead what is an operand of a product; the rest is loaded a chunk ahead here.
+    decay += (chunk0 * H + head) * K + channel
+    beta += first * beta_stride + head + row * beta_stride
+    next_end = tl.load(decay, channel * 0 < num_chunks, 0.0)
+    next_beta = tl.load(beta, (row >= begin - first) & (row < end - first), 0.0)
     for c in range(num_chunks):
         here = first + c * C
         valid, present = (row >= begin - here) & (row < end - here), row < end - here
@@ -60,11 +65,13 @@ def scan_kernel(
         k_end = tl.load(k_out + at * K + wide, present[:, None], 0.0)
         solve = tl.load(inverse + at * C + square, present[:, None], 0.0)
         aqk = tl.load(attend + at * C + square, present[:, None], 0.0)
-        at_end = tl.load(decay + ((chunk0 + c) * H + head) * K + channel)
-        b = tl.load(beta + here * beta_stride + head + row * beta_stride, valid, 0.0).to(tl.float32)
+        v_t = spread(tl.load(v + (here * v_stride + head * V) + v_tile, valid[None, :], 0.0), 1.0, C)
+        at_end, b = next_end, next_beta.to(tl.float32)
+        decay, beta = decay + H * K, beta + C * beta_stride
+        next_end = tl.load(decay, channel * 0 + c + 1 < num_chunks, 0.0)
+        next_beta = tl.load(beta, row < end - here - C, 0.0)
         if SIGMOID:
             b = sigmoid(b)
-        v_t = tl.load(v + (here * v_stride + head * V) + v_tile, valid[None, :], 0.0).to(tl.float32)
         if CHECKPOINTS:
             if c % GROUP == 0:
                 where = checkpoints + ((group0 + c // GROUP) * H + head) * K * V
@@ -101,9 +108,22 @@ def scan_kernel(
             tl.store(slot_l + target * C + columns, tl.load(tail_l + source * C + columns))
 
 
-def value_block(value_dim: int, operand: torch.dtype) -> int:
-    """Value channels per program; small in fp32, whose products run without tensor cores and need more registers."""
-    return min(value_dim, 128 if operand == torch.bfloat16 else 16)
+def value_block(states: int, value_dim: int, operand: torch.dtype, device: torch.device) -> int:
+    """Value channels per program for so many states: as many as leave a program for every multiprocessor.
+
+    Few in fp32, whose products run without tensor cores and need more registers.
+    """
+    if operand == torch.float32:
+        return 16
+    block = value_dim
+    while block > 32 and states * (value_dim // block) < multiprocessors(device):
+        block //= 2
+    return block
+
+
+def warps(block: int) -> int:
+    """For a program of `block` value channels."""
+    return 2 if block == 32 else 4
 
 
 def scan(
@@ -127,7 +147,7 @@ def scan(
     tokens, heads, key_dim = x.q.shape
     value_dim, sequences = x.v.shape[-1], index.num_sequences
     out = x.v.new_empty(tokens, heads, value_dim)
-    block = value_block(value_dim, x.operand)
+    block = value_block(sequences * heads, value_dim, x.operand, x.q.device)
     if sequences:
         scan_kernel[(sequences * heads * (value_dim // block),)](
             x.v, x.beta, p.k_in, p.q_in, p.k_out, p.inverse, p.attend, p.decay,
@@ -140,6 +160,6 @@ def scan(
             H=heads, K=key_dim, V=value_dim, BV=block, C=CHUNK, GROUP=GROUP,
             SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand], INITIAL=initial is not None, FINAL=final is not None,
             CHECKPOINTS=checkpoints is not None, CONTINUE=index.offset is not None, SLOTS=state is not None,
-            num_warps=4, num_stages=2, enable_fp_fusion=False,
+            num_warps=warps(block), num_stages=3, enable_fp_fusion=False,
         )  # fmt: skip
     return out
