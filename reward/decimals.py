@@ -9,6 +9,9 @@ from deltarl.reward.tree import Mul, Node, Num, Pow
 _ENOUGH_DIGITS = 3
 """Significant digits from which a decimal counts as a rounded value rather than a short exact one."""
 
+_LONG_DIGITS = 12
+_MOST_PLACES = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Decimal:
@@ -44,13 +47,32 @@ def rounds_to(pred: Node, value: Fraction, gold: Decimal) -> bool:
     """Whether ``pred``, whose exact value is ``value``, is an acceptable way to write the decimal ``gold``.
 
     * An exact value is accepted within half a unit in gold's last place.
-    * A decimal with fewer places must be gold rounded to those places and keep three significant digits.
+    * A decimal with fewer places, or a whole number or percentage, must be gold rounded to those places and keep three
+      significant digits.
     * A decimal with more places must equal gold, or lie within half a unit of a gold of three digits or more.
     """
     distance = abs(value - gold.value)
-    written = as_decimal(pred)
+    written = as_decimal(pred) or _as_whole(pred, gold.places)
     if written is None:
         return distance <= gold.half_unit
     if written.places < gold.places:
         return distance == 0 or (distance <= written.half_unit and written.looks_rounded)
     return distance == 0 or (distance <= gold.half_unit and gold.looks_rounded)
+
+
+def rounds_at_length(pred: Node, value: Fraction) -> bool:
+    """Whether ``pred`` is the exact ``value`` as a computer prints it: a decimal of twelve digits or more."""
+    written = as_decimal(pred)
+    if written is None or abs(written.value) < 10 ** (_LONG_DIGITS - 1) * 2 * written.half_unit:
+        return False
+    return abs(written.value - value) <= written.half_unit
+
+
+def _as_whole(node: Node, most: int) -> Decimal | None:
+    """A literal written without a decimal point, such as 300 or 118 %, with the places it has (fewer than ``most``)."""
+    match node:
+        case Num(value, None):
+            for places in range(min(most, _MOST_PLACES)):
+                if (value * 10**places).denominator == 1:
+                    return Decimal(value, places)
+    return None

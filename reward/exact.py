@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
-from deltarl.reward.decimals import as_decimal, rounds_to
+from deltarl.reward.decimals import as_decimal, rounds_at_length, rounds_to
 from deltarl.reward.limits import BITS_PER_DIGIT, MAX_FACTORIAL, TooLargeError, UndecidedError, UndefinedError
 from deltarl.reward.tree import Add, Const, Func, Mul, Node, Num, Pow, Sym, contains
 
@@ -43,7 +43,7 @@ def same_value(pred: Node, gold: Node, max_digits: int) -> bool:
     decimal = as_decimal(gold)
     if isinstance(pred_form, Fraction) and isinstance(gold_form, Fraction):
         if decimal is None:
-            return pred_form == gold_form
+            return pred_form == gold_form or rounds_at_length(pred, gold_form)
         return rounds_to(pred, pred_form, decimal)
     if pred_form == gold_form:
         return True

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from deltarl.reward.cursor import Cursor
-from deltarl.reward.limits import ParseError
+from deltarl.reward.limits import MAX_ITEMS, ParseError
 from deltarl.reward.tokens import END, Token, number
 from deltarl.reward.tree import (
     Based,
@@ -37,6 +37,13 @@ def scalar(node: Node) -> Scalar:
     return node
 
 
+def percent(node: Scalar) -> Scalar:
+    """A hundredth of ``node``; a literal keeps its decimal places."""
+    if isinstance(node, Num):
+        return Num(node.value / 100, None if node.decimals is None else node.decimals + 2)
+    return product(node, Num(Fraction(1, 100)))
+
+
 class ExpressionParser(Cursor, ABC):
     """Parses one expression. What stands between brackets, and what a unit means, is the subclass's to say."""
 
@@ -44,10 +51,15 @@ class ExpressionParser(Cursor, ABC):
         super().__init__(tokens)
         self.bars = 0
         self.arguments = 0
+        self.divides = False  # whether a colon does
 
     @abstractmethod
     def bracketed(self, opening: str) -> Node:
         """The group, tuple, interval or set whose opening bracket has just been taken."""
+
+    @abstractmethod
+    def matrix(self) -> Node:
+        """The matrix whose ``begin`` has just been taken."""
 
     @abstractmethod
     def note_unit(self, unit: str) -> None:
@@ -59,11 +71,13 @@ class ExpressionParser(Cursor, ABC):
         left = self.prefix()
         while True:
             token = self.next
+            if token == Token("op", "-") and not isinstance(left, Scalar):
+                break  # a set without another
             if token.kind == "op" and token.value in "+-" and binding < _SUM:
                 self.take()
                 right = scalar(self.expression(_SUM))
                 left = total(scalar(left), right if token.value == "+" else negate(right))
-            elif token.kind == "op" and token.value in "*/" and binding < _PRODUCT:
+            elif self.multiplies(token) and binding < _PRODUCT:
                 self.take()
                 right = scalar(self.expression(_PRODUCT))
                 left = product(scalar(left), right if token.value == "*" else reciprocal(right))
@@ -75,6 +89,9 @@ class ExpressionParser(Cursor, ABC):
                 break
         self.depth -= 1
         return left
+
+    def multiplies(self, token: Token) -> bool:
+        return token.kind == "op" and (token.value in ("*", "/") or (token.value == ":" and self.divides))
 
     def operand_follows(self) -> bool:
         """Whether the next token can be the right factor of a multiplication without sign."""
@@ -97,9 +114,7 @@ class ExpressionParser(Cursor, ABC):
                     raise ParseError("a double factorial")
                 return Func("factorial", (left,))
             case "%":
-                if isinstance(left, Num):
-                    return Num(left.value / 100, None if left.decimals is None else left.decimals + 2)
-                return product(left, Num(Fraction(1, 100)))
+                return percent(left)
             case _:
                 if self.arguments:
                     return product(left, _DEGREE)
@@ -146,8 +161,12 @@ class ExpressionParser(Cursor, ABC):
                 return self.bracketed(op)
             case "{":
                 inner = self.expression()
+                if self.next == Token("op", ","):
+                    return self.unescaped_set(inner)
                 self.expect("}")
                 return inner
+            case "begin":
+                return self.matrix()
             case "emptyset":
                 return Seq("set", ())
             case "|":
@@ -184,6 +203,16 @@ class ExpressionParser(Cursor, ABC):
             return whole
         self.at += length
         return Num(whole.value + fraction[0] / fraction[1])
+
+    def unescaped_set(self, first: Node) -> Seq:
+        """``{1, 2}``, where TeX would want the braces escaped."""
+        items = [first]
+        while self.accept(","):
+            items.append(self.expression())
+            if len(items) > MAX_ITEMS:
+                raise ParseError(f"more than {MAX_ITEMS} elements")
+        self.expect("}")
+        return Seq("set", tuple(items))
 
     def absolute(self) -> Node:
         self.bars += 1

@@ -11,6 +11,8 @@ MAX_NODES = 300
 MAX_ITEMS = 50
 """Bounds on a parsed answer: nesting, nodes, and elements of one list, set or tuple."""
 
+MAX_MATRIX_SIDE = 16
+
 MAX_LITERAL_DIGITS = 1_000
 """Digits of a number as written; below CPython's 4,300-digit limit, so converting one never raises."""
 

@@ -14,10 +14,13 @@ GREEK_COMMANDS = frozenset([*_SMALL_GREEK, *_CAPITAL_GREEK, "varepsilon", "varth
 
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
 _VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
+_CIRCLED = re.compile("[①-⑳]{2,}")
+_DOUBLED_COMMAND = re.compile(r"\\\\(?=[A-Za-z])")
 
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ",
     "∕": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ",
+    "≤": r"\leq ", "⩽": r"\leq ", "≥": r"\geq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∖": r"\setminus ",
     "°": r"\degree ", "∅": r"\emptyset ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
 }  # fmt: skip
 
@@ -48,6 +51,9 @@ def normalize(text: str) -> str:
     # Before NFKC, which would turn x² into x2 and 1½ into 11/2.
     text = _SUPERSCRIPT.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run.group()) + "}", text)
     text = _VULGAR_FRACTION.sub(_fraction_command, text)
+    text = _CIRCLED.sub(lambda run: ",".join(run.group()), text)
+    if r"\begin" not in text:  # where a double backslash ends a row
+        text = _DOUBLED_COMMAND.sub(r"\\", text)
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
     if len(text) > MAX_NORMALIZED_CHARS:
         raise ParseError(f"longer than {MAX_NORMALIZED_CHARS} characters after unicode normalisation")

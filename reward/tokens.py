@@ -20,9 +20,13 @@ class Token:
 
 END = Token("end", "")
 
+_UNITS = "mm|cm|dm|m|km|in|ft|g|kg|mg|s|ms|min|h|km/h|m/s|J|kJ|N|W|kW|V|A|Hz|L|ml|mL|K|mol|Pa|kPa"
+_UNIT_COMMAND = re.compile(rf"\\(?:mathrm|rm|operatorname)\s*\{{\s*~?\s*({_UNITS})\s*\}}")
 _SKIP = re.compile(
-    r"(?:[\s~$]|\\[,!;: \n()\[\]]"
-    r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|quad|qquad|mathrm|mathbf|mathit|mathsf|boldsymbol|operatorname|rm|bf)(?![A-Za-z]))+"
+    rf"(?:(?!{_UNIT_COMMAND.pattern})(?:"
+    r"[\s~$]|\.(?=\s*[)\]}])|\\[,!;: \n()\[\]]|\\q?quad"
+    r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|mathrm|mathbf|mathit|mathsf|boldsymbol|operatorname"
+    r"|rm|bf)(?![A-Za-z])))+"
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mbox)\s*\{([^{}\\]*)\}")
 _PLAIN_TEXT = re.compile(r"[A-Za-z\s'.,!?;:\-]*")
@@ -31,6 +35,12 @@ _LETTERS = re.compile(r"[A-Za-z]+")
 _SUBSCRIPT = re.compile(r"_(?:\{([A-Za-z0-9+\-, ]{1,20})\}|([A-Za-z0-9]))")
 _BASE = re.compile(r"_(?:\{([0-9]{1,2})\}|([0-9]{1,2}))")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![A-Za-z]))")
+
+_ORDINAL = re.compile(
+    r"\s*(?:\^\s*\{?\s*|(?<=[0-9]))(?:\\(?:mathrm|text|textsuperscript|rm)\s*\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)(?![A-Za-z]))\s*\}?"
+)
+_DOMAIN = re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*([RZNQC])\s*\}?(?:_\{?[0-9+>* ]+\}?|\^\{?[+*-]\}?)*")
+_ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{\s*(?:[pbB]?matrix|smallmatrix|array)\s*\}(?:\s*\{[lcr| ]*\})?")
 
 _FRACTION = r"(?:\.[0-9]*(?:\\overline\{[0-9]+\}|\([0-9]+\))|\.[0-9]+)"
 _POWER_OF_TEN = r"(?:[eE][+-]?[0-9]{1,5}(?![0-9.]))"
@@ -42,10 +52,10 @@ def _number_pattern(separators: str) -> re.Pattern[str]:
     return re.compile(rf"(?:{grouped}|[0-9]+){_FRACTION}?{_POWER_OF_TEN}?|{_FRACTION}{_POWER_OF_TEN}?")
 
 
-_NUMBER = _number_pattern(r",|\{,\}|\\,|,\\!| ")
+_NUMBER = _number_pattern(r",\\! ?|,|\{,\}|\\,| ")
 # Between brackets a bare comma separates elements.
-_NUMBER_IN_BRACKETS = _number_pattern(r"\{,\}|\\,|,\\!| ")
-_SEPARATOR = re.compile(r"\{,\}|\\,|,\\!|[ ,]")
+_NUMBER_IN_BRACKETS = _number_pattern(r",\\! ?|\{,\}|\\,| ")
+_SEPARATOR = re.compile(r"\{,\}|\\,|,\\! ?|[ ,]")
 
 _REWRITTEN = frozenset({"log", "lg", "exp", "sqrt"})
 """Functions the parser expresses by others."""
@@ -57,9 +67,21 @@ _COMMAND_OPS = {
     "binom": "binom", "dbinom": "binom", "cup": "cup", "in": "in", "pm": "pm", "mp": "mp", "degree": "degree",
     "lbrace": r"\{", "rbrace": r"\}", "{": r"\{", "}": r"\}", "lvert": "|", "rvert": "|", "vert": "|",
     "lfloor": "lfloor", "rfloor": "rfloor", "lceil": "lceil", "rceil": "rceil", "emptyset": "emptyset",
-    "varnothing": "emptyset", "%": "%", "$": "currency", "lbrack": "[", "rbrack": "]", "colon": ":",
+    "varnothing": "emptyset", "leq": "<=", "le": "<=", "leqslant": "<=", "geq": ">=", "ge": ">=", "geqslant": ">=",
+    "lt": "<", "gt": ">", "neq": "ne", "ne": "ne", "approx": "approx", "setminus": "setminus", "backslash": "setminus",
+    "mid": "|", "land": "and", "wedge": "and", "lor": "or", "vee": "or",
+    "%": "%", "$": "currency", "lbrack": "[", "rbrack": "]", "colon": ":",
 }  # fmt: skip
-_SHORT_WORDS = frozenset({"yes", "no", "or", "and", "odd"})
+_SHORT_WORDS = frozenset({"yes", "no", "or", "and", "odd", "for", "all", "any", "pct"})
+_DOMAINS = {
+    "R": "real numbers",
+    "Z": "integers",
+    "N": "natural numbers",
+    "Q": "rational numbers",
+    "C": "complex numbers",
+}
+DOMAIN_WORDS = frozenset(_DOMAINS.values())
+_PAIRED_SIGNS = {"<=": "<=", ">=": ">=", "!=": "ne", "=<": "<=", "=>": ">="}
 _OPEN, _CLOSE = frozenset(["(", "[", r"\{"]), frozenset([")", "]", r"\}"])
 
 
@@ -77,11 +99,13 @@ class _Tokenizer:
         self.text = text
         self.at = 0
         self.brackets = 0
+        self.environments = 0
         self.tokens: list[Token] = []
 
     def run(self) -> list[Token]:
         steps: tuple[Callable[[], bool], ...] = (
-            self._skip, self._number, self._degree, self._text_command, self._command, self._letters, self._sign,
+            self._skip, self._number, self._degree, self._environment, self._domain, self._unit_command,
+            self._text_command, self._command, self._letters, self._sign,
         )  # fmt: skip
         while self.at < len(self.text):
             if not any(step() for step in steps):
@@ -114,7 +138,24 @@ class _Tokenizer:
         base = self._match(_BASE) if literal.isdigit() else None
         if base:
             return self._add("based", f"{literal}_{base[1] or base[2]}")
+        if literal.isdigit():
+            self._match(_ORDINAL)  # 12th is 12
         return self._add("num", literal)
+
+    def _environment(self) -> bool:
+        match = self._match(_ENVIRONMENT)
+        if match is None:
+            return False
+        self.environments += 1 if match[1] == "begin" else -1
+        return self._add("op", match[1])
+
+    def _domain(self) -> bool:
+        match = self._match(_DOMAIN)
+        return match is not None and self._add("text", _DOMAINS[match[1]])
+
+    def _unit_command(self) -> bool:
+        match = self._match(_UNIT_COMMAND)
+        return match is not None and self._add("text", match[1])
 
     def _text_command(self) -> bool:
         match = self._match(_TEXT_COMMAND)
@@ -131,7 +172,11 @@ class _Tokenizer:
     def _words(self, content: str) -> bool:
         """Words, with ``and`` / ``or`` / a comma standing alone as the separator of a list."""
         words = " ".join(re.findall(r"[a-z]+(?:['\-][a-z]+)*", content.casefold()))
-        if words in ("and", "or") or (not words and "," in content):
+        if words in ("and", "or"):
+            if self.tokens[-1:] == [Token("op", ",")]:
+                self.tokens.pop()
+            return self._add("op", words)
+        if not words and "," in content:
             return self.tokens[-1:] == [Token("op", ",")] or self._add("op", ",")
         if content.strip() in _FUNCTIONS:
             return self._add("func", _FUNCTIONS[content.strip()])
@@ -145,6 +190,8 @@ class _Tokenizer:
         if match is None:
             return False
         name = match[1]
+        if name == "\\" and self.environments > 0:
+            return self._add("op", "newline")
         if name in _COMMAND_OPS:
             return self._add("op", _COMMAND_OPS[name])
         if name in _FUNCTIONS:
@@ -164,7 +211,8 @@ class _Tokenizer:
             return self._add("func", _FUNCTIONS[word])
         if len(word) > 1 and word in _CONSTANTS:
             return self._add("const", _CONSTANTS[word])
-        if len(word) > 3 or word.casefold() in _SHORT_WORDS:
+        capitals = word.isupper() and word != self.text.strip()  # NO/BO is a ratio of lengths
+        if len(word) > 3 or (word.casefold() in _SHORT_WORDS and not capitals):
             return self._words(word)
         # Short runs are products; only the last letter can carry the subscript.
         for letter in word[:-1]:
@@ -185,7 +233,11 @@ class _Tokenizer:
 
     def _sign(self) -> bool:
         char = self.text[self.at]
-        if char not in "+-*/^!%|()[]{}=,_:;":
+        pair = _PAIRED_SIGNS.get(self.text[self.at : self.at + 2])
+        if pair:
+            self.at += 2
+            return self._add("op", pair)
+        if char not in "+-*/^!%|()[]{}=,_:;<>" and not (char == "&" and self.environments > 0):
             return False
         self.at += 1
         if self.text.startswith("**", self.at - 1):

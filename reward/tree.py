@@ -73,9 +73,9 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Seq:
-    """Several values: an ordered tuple, a bare comma list or a set (both unordered)."""
+    """Several values: an ordered tuple, a bare comma list or a set (both unordered), a ratio of three or more."""
 
-    kind: Literal["tuple", "list", "set"]
+    kind: Literal["tuple", "list", "set", "ratio"]
     items: tuple["Node", ...]
 
 
@@ -99,8 +99,46 @@ class Equation:
     sides: tuple["Node", ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Inequality:
+    """``sides[0] ops[0] sides[1] ops[1] ...`` with every op ``<``, ``<=`` or ``ne``: > and >= are turned around."""
+
+    sides: tuple["Node", ...]
+    ops: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Junction:
+    """Conditions of which all (``and``) or at least one (``or``) holds."""
+
+    kind: Literal["and", "or"]
+    parts: tuple["Node", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetBuilder:
+    """The set of the values of a bound variable that fulfil ``condition``."""
+
+    variable: str
+    condition: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Set ``base`` without the elements of set ``removed``."""
+
+    base: "Node"
+    removed: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    rows: tuple[tuple["Node", ...], ...]
+
+
 Scalar = Num | Sym | Const | Add | Mul | Pow | Func
-Node = Scalar | Based | Text | Quantity | Seq | Interval | IntervalUnion | Equation
+SetLike = Interval | IntervalUnion | Inequality | Junction | SetBuilder | Difference
+Node = Scalar | Based | Text | Quantity | Seq | SetLike | Equation | Matrix
 
 FUNCTION_NAMES = frozenset({
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
@@ -144,8 +182,14 @@ def children(node: Node) -> tuple[Node, ...]:
     match node:
         case Add(terms=parts) | Mul(factors=parts) | Func(args=parts) | Seq(items=parts):
             return parts
-        case IntervalUnion(parts=parts) | Equation(sides=parts):
+        case IntervalUnion(parts=parts) | Equation(sides=parts) | Inequality(sides=parts) | Junction(parts=parts):
             return parts
+        case Matrix(rows):
+            return tuple(entry for row in rows for entry in row)
+        case SetBuilder(condition=inner):
+            return (inner,)
+        case Difference(base=left, removed=right):
+            return (left, right)
         case Pow(base=left, exponent=right) | Interval(low=left, high=right):
             return (left, right)
         case Quantity(value=value):
@@ -179,17 +223,29 @@ def free_symbols(node: Node) -> frozenset[str]:
     return frozenset().union(*(free_symbols(child) for child in children(node)))
 
 
-def substitute(node: Node, values: Mapping[str, Fraction]) -> Node:
-    """``node`` with variables replaced by exact numbers; only scalars contain variables to replace."""
+def substitute(node: Node, values: Mapping[str, Scalar]) -> Node:
+    """``node`` with variables replaced; sets that bind a variable of that name are left alone."""
+
+    def inside(part: Node) -> Node:
+        return substitute(part, values)
+
     match node:
-        case Sym(name) if name in values:
-            return Num(values[name])
+        case Sym(name):
+            return values.get(name, node)
         case Add(terms):
-            return Add(tuple(substitute(term, values) for term in terms))
+            return Add(tuple(map(inside, terms)))
         case Mul(factors):
-            return Mul(tuple(substitute(factor, values) for factor in factors))
+            return Mul(tuple(map(inside, factors)))
         case Pow(base, exponent):
-            return Pow(substitute(base, values), substitute(exponent, values))
+            return Pow(inside(base), inside(exponent))
         case Func(name, args):
-            return Func(name, tuple(substitute(arg, values) for arg in args))
+            return Func(name, tuple(map(inside, args)))
+        case Seq(kind, items):
+            return Seq(kind, tuple(map(inside, items)))
+        case Equation(sides):
+            return Equation(tuple(map(inside, sides)))
+        case Inequality(sides, ops):
+            return Inequality(tuple(map(inside, sides)), ops)
+        case Quantity(value, unit):
+            return Quantity(inside(value), unit)
     return node

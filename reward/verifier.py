@@ -9,12 +9,12 @@ from threading import Lock
 from typing import Self
 
 from deltarl.reward import exact
-from deltarl.reward.extract import MARKERS, extract_answer
+from deltarl.reward.extract import MARKERS, candidates, extract_answer
 from deltarl.reward.limits import MAX_FAST_DIGITS, ParseError, TooLargeError, UndecidedError, UndefinedError
 from deltarl.reward.parse import parse_answer
 from deltarl.reward.pool import WorkerPool
 from deltarl.reward.structure import same_answer
-from deltarl.reward.tree import Node
+from deltarl.reward.tree import Node, Text
 from deltarl.reward.verdict import Verdict, VerdictKind
 
 _CACHED_GOLDS = 4_096
@@ -95,7 +95,7 @@ class Verifier:
         parsed_gold = self._parse_gold(gold)
         if isinstance(parsed_gold, str):
             return Verdict(VerdictKind.ERROR, None, None, time.monotonic() - started, f"gold: {parsed_gold}")
-        answer = extract_answer(completion, self.marker)
+        answer, pred = _first_parsable(completion, self.marker)
         if answer is None:
             return verdict(VerdictKind.NO_ANSWER)
         with self._lock:
@@ -103,10 +103,10 @@ class Verifier:
             if known is not None:
                 self._pairs.move_to_end((answer, gold))
                 return verdict(known, answer)
+        if isinstance(pred, str):
+            return verdict(VerdictKind.UNPARSABLE, answer, pred)
         try:
-            kind = _judge_exactly(parse_answer(answer), parsed_gold)
-        except ParseError as error:
-            return verdict(VerdictKind.UNPARSABLE, answer, str(error))
+            kind = _judge_exactly(pred, parsed_gold)
         except Exception as error:
             # No answer may end the run. The type only: the message may hold a number too large to print.
             return verdict(VerdictKind.ERROR, answer, type(error).__name__)
@@ -139,6 +139,23 @@ def _verdict(kind: VerdictKind, extracted: str | None, seconds: float, detail: s
     return Verdict(kind, 1.0 if kind is VerdictKind.RIGHT else 0.0, extracted, seconds, detail)
 
 
+def _first_parsable(completion: str, marker: str) -> tuple[str | None, Node | str]:
+    """The first candidate that is mathematics, and its tree; else the first at all, and what is wrong with it."""
+    first: tuple[str | None, Node | str] = (None, "")
+    for answer in candidates(completion, marker):
+        try:
+            node: Node | str = parse_answer(answer)
+        except ParseError as error:
+            node = str(error)
+        except Exception as error:
+            node = type(error).__name__
+        if not isinstance(node, str | Text):
+            return answer, node
+        if first[0] is None:
+            first = (answer, node)
+    return first
+
+
 def _judge_exactly(pred: Node, gold: Node) -> VerdictKind | None:
     """Right or wrong where exact arithmetic decides, else None."""
     try:
@@ -154,7 +171,9 @@ def _parse_gold(gold: str) -> Node | str:
     if not isinstance(gold, str):
         return f"a {type(gold).__name__}, not text; convert the column when the data is loaded"
     try:
-        node = parse_answer(gold)
+        # A gold may come as a solution whose answer is in a box.
+        boxed = extract_answer(gold) if "boxed" in gold else None
+        node = parse_answer(gold if boxed is None else boxed)
         same_answer(node, node, _same_value)
     except ParseError as error:
         return str(error)
