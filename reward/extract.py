@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, get_args
 
-from deltarl.reward.limits import MAX_ANSWER_CHARS
+from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_ITEMS
 
 Marker = Literal["boxed", "####", "answer_tag", "the_answer_is", "any_marker", "anywhere"]
 MARKERS: tuple[str, ...] = get_args(Marker)
@@ -118,7 +118,7 @@ def _boxes(text: str) -> Iterator[str]:
         return
     parts = [last[0]]
     begin, _ = starts[-1]
-    for start, inside in reversed(starts[:-1]):
+    for start, inside in reversed(starts[-MAX_ITEMS - 1 : -1]):
         box = _content(text, inside) if begin - start <= MAX_ANSWER_CHARS else None
         if box is None or box[1] > begin or not _enumerated(text[box[1] : begin]):
             break

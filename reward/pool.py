@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import deltarl
 from deltarl.reward import messages
-from deltarl.reward.verdict import VerdictKind
+from deltarl.reward.verdict import DecidedBy, VerdictKind
 
 _START_SECONDS = 60.0
 _START_ATTEMPTS = 3
@@ -36,6 +36,7 @@ class Outcome:
     kind: VerdictKind
     detail: str
     seconds: float
+    decided_by: DecidedBy | None = None
 
 
 class WorkerPool:
@@ -77,16 +78,18 @@ class WorkerPool:
         try:
             worker = self._ready(worker)
             started = time.monotonic()
+            decided_by = None
             try:
                 reply = worker.ask({"pred": pred, "gold": gold, "timeout": self.timeout}, self.timeout)
                 kind, detail = VerdictKind(reply["kind"]), str(reply["detail"])
+                decided_by = DecidedBy(reply["decided_by"]) if "decided_by" in reply else None
             except TimeoutError:
                 self._dispose(worker)
                 kind, detail = VerdictKind.TIMEOUT, f"not decided within {self.timeout} s"
             except (EOFError, OSError):
                 self._dispose(worker)
                 kind, detail = VerdictKind.ERROR, "the worker process died"
-            return Outcome(kind, detail, time.monotonic() - started)
+            return Outcome(kind, detail, time.monotonic() - started, decided_by)
         except BaseException:
             # Interrupted with a reply outstanding, which the next item would read.
             self._dispose(worker)

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
 from typing import Self
 
@@ -15,12 +16,33 @@ from deltarl.reward.parse import parse_answer
 from deltarl.reward.pool import WorkerPool
 from deltarl.reward.structure import same_answer
 from deltarl.reward.tree import Node, Text
-from deltarl.reward.verdict import Verdict, VerdictKind
+from deltarl.reward.verdict import DecidedBy, Verdict, VerdictKind
 
 _CACHED_GOLDS = 4_096
 _CACHED_PAIRS = 16_384
 
 _same_value = functools.partial(exact.same_value, max_digits=MAX_FAST_DIGITS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gold:
+    text: str
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    answer: str
+    pred: Node
+    gold: _Gold
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.answer, self.gold.text
+
+    def verdict(self, kind: VerdictKind, decided_by: DecidedBy | None, seconds: float, detail: str = "") -> Verdict:
+        score = 1.0 if kind is VerdictKind.RIGHT else 0.0
+        return Verdict(kind, score, self.answer, seconds, detail, decided_by, self.pred, self.gold.node)
 
 
 class Verifier:
@@ -40,7 +62,8 @@ class Verifier:
         self.marker = marker
         self.pool = WorkerPool(timeout, num_workers)
         self._parse_gold = functools.lru_cache(_CACHED_GOLDS)(_parse_gold)
-        self._pairs: OrderedDict[tuple[str, str], VerdictKind] = OrderedDict()
+        self._parse = functools.lru_cache(_CACHED_PAIRS)(_parse)
+        self._pairs: OrderedDict[tuple[str, str], tuple[VerdictKind, DecidedBy | None]] = OrderedDict()
         self._lock = Lock()
 
     def score(self, completions: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
@@ -55,6 +78,7 @@ class Verifier:
             raise ValueError(f"{len(completions)} completions but {len(golds)} golds")
         verdicts: list[Verdict | None] = []
         pending: dict[tuple[str, str], list[int]] = {}
+        pairs: list[_Pair] = []
         for index, (completion, gold) in enumerate(zip(completions, golds, strict=True)):
             if not isinstance(completion, str):
                 raise TypeError(f"completion {index} is a {type(completion).__name__}; pass the text of its last turn")
@@ -63,10 +87,12 @@ class Verifier:
                 verdicts.append(screened)
             else:
                 # Rollouts repeat answers: each pair is judged once.
-                pending.setdefault(screened, []).append(index)
+                if screened.key not in pending:
+                    pairs.append(screened)
+                pending.setdefault(screened.key, []).append(index)
                 verdicts.append(None)
-        for pair, verdict in zip(pending, self._judge(list(pending)), strict=True):
-            for index in pending[pair]:
+        for pair, verdict in zip(pairs, self._judge(pairs), strict=True):
+            for index in pending[pair.key]:
                 verdicts[index] = verdict
         return [verdict for verdict in verdicts if verdict is not None]
 
@@ -85,75 +111,66 @@ class Verifier:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _screen(self, completion: str, gold: str) -> Verdict | tuple[str, str]:
-        """The verdict if it can be had in this process, else the (answer, gold) pair for a worker."""
+    def _screen(self, completion: str, gold: str) -> Verdict | _Pair:
+        """The verdict if it can be had in this process, else the pair for a worker."""
         started = time.monotonic()
 
         def verdict(kind: VerdictKind, extracted: str | None = None, detail: str = "") -> Verdict:
-            return _verdict(kind, extracted, time.monotonic() - started, detail)
+            return Verdict(kind, 0.0, extracted, time.monotonic() - started, detail)
 
         parsed_gold = self._parse_gold(gold)
         if isinstance(parsed_gold, str):
             return Verdict(VerdictKind.ERROR, None, None, time.monotonic() - started, f"gold: {parsed_gold}")
-        answer, pred = _first_parsable(completion, self.marker)
+        answer, pred = self._first_parsable(completion)
         if answer is None:
             return verdict(VerdictKind.NO_ANSWER)
-        with self._lock:
-            known = self._pairs.get((answer, gold))
-            if known is not None:
-                self._pairs.move_to_end((answer, gold))
-                return verdict(known, answer)
         if isinstance(pred, str):
             return verdict(VerdictKind.UNPARSABLE, answer, pred)
+        pair = _Pair(answer, pred, parsed_gold)
+        with self._lock:
+            known = self._pairs.get(pair.key)
+            if known is not None:
+                self._pairs.move_to_end(pair.key)
+                return pair.verdict(*known, time.monotonic() - started)
         try:
-            kind = _judge_exactly(pred, parsed_gold)
+            kind = _judge_exactly(pred, parsed_gold.node)
         except Exception as error:
             # No answer may end the run. The type only: the message may hold a number too large to print.
             return verdict(VerdictKind.ERROR, answer, type(error).__name__)
         if kind is None:
-            return answer, gold
-        self._remember((answer, gold), kind)
-        return verdict(kind, answer)
+            return pair
+        self._remember(pair, kind, DecidedBy.EXACT)
+        return pair.verdict(kind, DecidedBy.EXACT, time.monotonic() - started)
 
-    def _judge(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+    def _first_parsable(self, completion: str) -> tuple[str | None, Node | str]:
+        """The first candidate that is mathematics, and its tree; else the first at all, and what is wrong with it."""
+        first: tuple[str | None, Node | str] = (None, "")
+        for answer in candidates(completion, self.marker):
+            node = self._parse(answer)
+            if not isinstance(node, str | Text):
+                return answer, node
+            if first[0] is None:
+                first = (answer, node)
+        return first
+
+    def _judge(self, pairs: list[_Pair]) -> list[Verdict]:
         """Judge pairs in the pool, as many at a time as it has workers."""
         if not pairs:
             return []
         with ThreadPoolExecutor(self.pool.num_workers) as threads:
             return list(threads.map(self._judge_one, pairs))
 
-    def _judge_one(self, pair: tuple[str, str]) -> Verdict:
-        outcome = self.pool.judge(*pair)
+    def _judge_one(self, pair: _Pair) -> Verdict:
+        outcome = self.pool.judge(pair.answer, pair.gold.text)
         if outcome.kind in (VerdictKind.RIGHT, VerdictKind.WRONG):
-            self._remember(pair, outcome.kind)  # a timeout or crash may pass: not remembered
-        return _verdict(outcome.kind, pair[0], outcome.seconds, outcome.detail)
+            self._remember(pair, outcome.kind, outcome.decided_by)  # a timeout or crash may pass: not remembered
+        return pair.verdict(outcome.kind, outcome.decided_by, outcome.seconds, outcome.detail)
 
-    def _remember(self, pair: tuple[str, str], kind: VerdictKind) -> None:
+    def _remember(self, pair: _Pair, kind: VerdictKind, decided_by: DecidedBy | None) -> None:
         with self._lock:
-            self._pairs[pair] = kind
+            self._pairs[pair.key] = kind, decided_by
             if len(self._pairs) > _CACHED_PAIRS:
                 self._pairs.popitem(last=False)
-
-
-def _verdict(kind: VerdictKind, extracted: str | None, seconds: float, detail: str) -> Verdict:
-    return Verdict(kind, 1.0 if kind is VerdictKind.RIGHT else 0.0, extracted, seconds, detail)
-
-
-def _first_parsable(completion: str, marker: str) -> tuple[str | None, Node | str]:
-    """The first candidate that is mathematics, and its tree; else the first at all, and what is wrong with it."""
-    first: tuple[str | None, Node | str] = (None, "")
-    for answer in candidates(completion, marker):
-        try:
-            node: Node | str = parse_answer(answer)
-        except ParseError as error:
-            node = str(error)
-        except Exception as error:
-            node = type(error).__name__
-        if not isinstance(node, str | Text):
-            return answer, node
-        if first[0] is None:
-            first = (answer, node)
-    return first
 
 
 def _judge_exactly(pred: Node, gold: Node) -> VerdictKind | None:
@@ -166,14 +183,24 @@ def _judge_exactly(pred: Node, gold: Node) -> VerdictKind | None:
         return None
 
 
-def _parse_gold(gold: str) -> Node | str:
-    """The tree of a gold answer, or what is wrong with it."""
+def _parse(answer: str) -> Node | str:
+    """The tree of an answer, or what is wrong with it."""
+    try:
+        return parse_answer(answer)
+    except ParseError as error:
+        return str(error)
+    except Exception as error:
+        return type(error).__name__  # no answer may end the run
+
+
+def _parse_gold(gold: str) -> _Gold | str:
+    """A gold answer, or what is wrong with it."""
     if not isinstance(gold, str):
         return f"a {type(gold).__name__}, not text; convert the column when the data is loaded"
+    # A gold may come as a solution whose answer is in a box.
+    text = (extract_answer(gold) if "boxed" in gold else None) or gold
     try:
-        # A gold may come as a solution whose answer is in a box.
-        boxed = extract_answer(gold) if "boxed" in gold else None
-        node = parse_answer(gold if boxed is None else boxed)
+        node = parse_answer(text)
         same_answer(node, node, _same_value)
     except ParseError as error:
         return str(error)
@@ -181,4 +208,4 @@ def _parse_gold(gold: str) -> Node | str:
         return f"has no value: {error}"
     except (UndecidedError, TooLargeError):
         pass
-    return node
+    return _Gold(text, node)

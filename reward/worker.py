@@ -19,7 +19,7 @@ from deltarl.reward.verdict import VerdictKind
 
 
 def main() -> None:
-    """Serve requests ``{"pred", "gold", "timeout"}`` with replies ``{"kind", "detail"}``."""
+    """Serve requests ``{"pred", "gold", "timeout"}`` with replies ``{"kind", "detail", "decided_by"}``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
@@ -38,8 +38,9 @@ def main() -> None:
         # The parent's clock comes first. This one ends a busy worker whose parent was killed.
         _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + request["timeout"]) + 1)
         try:
-            right = judge(parse_answer(request["pred"]), parse_answer(request["gold"]))
-            reply({"kind": VerdictKind.RIGHT if right else VerdictKind.WRONG, "detail": ""})
+            right, decided_by = judge(parse_answer(request["pred"]), parse_answer(request["gold"]))
+            kind = VerdictKind.RIGHT if right else VerdictKind.WRONG
+            reply({"kind": kind, "detail": "", "decided_by": decided_by})
         except ParseError as error:
             reply({"kind": VerdictKind.UNPARSABLE, "detail": str(error)})
         except Exception as error:

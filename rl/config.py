@@ -129,8 +129,11 @@ class RewardFunctionConfig(Section):
     name: str
     """Name in the metrics: reward/{name}/mean."""
     function: str = "math"
-    """`math`, the built-in verifier, or a plug-in: path/to/file.py:function or package.module:function."""
+    """`math`, the built-in verifier; or a plug-in: path/to/file.py:function, package.module:function, the name of a
+    shaping reward (reward/shaping.py), or an entry point of an installed package in the group deltarl.rewards."""
     weight: float = 1.0
+    args: dict[str, Any] = {}
+    """Parameters of the plug-in, by name."""
 
 
 class RewardConfig(Section):

@@ -31,6 +31,9 @@ def train_metrics(episodes: Episodes) -> dict[str, float]:
     }
     for name, values in episodes.report.components.items():
         metrics[f"reward/{name}/mean"] = _mean(np.array([v for v in values if v is not None]))
+    for name, logged in episodes.report.metrics.items():
+        plugin, metric = name.rsplit("/", 1)
+        metrics[f"reward/{plugin}/log/{metric}"] = _mean(np.array(logged))
     if episodes.report.verdicts:
         metrics |= {f"verdict/{kind}_frac": verdict_fraction(episodes, kind) for kind in VerdictKind}
         metrics["verdict/seconds_p95"] = float(np.percentile([v.seconds for v in episodes.report.verdicts], 95))
@@ -58,23 +61,24 @@ def sample_rows(episodes: Episodes, step: int, split: Literal["train", "eval"], 
         trajectory = episodes.groups[prompt][index]
         verdict = episodes.report.verdicts[flat] if episodes.report.verdicts else None
         score = episodes.report.scores[flat]
-        rows.append(
-            {
-                "step": step,
-                "split": split,
-                "prompt": episodes.prompts[prompt].text,
-                "completion": episodes.completions[flat],
-                "gold": episodes.prompts[prompt].example.answer,
-                "score": float("nan") if score is None else score,
-                "kind": str(verdict.kind) if verdict else "",
-                "extracted": verdict.extracted if verdict else None,
-                "seconds": verdict.seconds if verdict else 0.0,
-                "finish_reason": trajectory.finish_reason,
-                "weight_version": trajectory.weight_version,
-                "group": prompt,
-                "tokens": len(trajectory.completion_ids),
-            }
-        )
+        row: SampleRow = {
+            "step": step,
+            "split": split,
+            "prompt": episodes.prompts[prompt].text,
+            "completion": episodes.completions[flat],
+            "gold": episodes.prompts[prompt].example.answer,
+            "score": float("nan") if score is None else score,
+            "kind": str(verdict.kind) if verdict else "",
+            "extracted": verdict.extracted if verdict else None,
+            "seconds": verdict.seconds if verdict else 0.0,
+            "finish_reason": trajectory.finish_reason,
+            "weight_version": trajectory.weight_version,
+            "group": prompt,
+            "tokens": len(trajectory.completion_ids),
+        }
+        if episodes.report.extras:
+            row["extra"] = {name: values[flat] for name, values in episodes.report.extras.items()}
+        rows.append(row)
     return rows
 
 

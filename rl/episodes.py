@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import VerdictKind
 from deltarl.rl.batch import TrainSample
@@ -71,14 +72,14 @@ def score(
     groups: list[list[Trajectory]],
     tokenizer: PreTrainedTokenizerBase,
     scorer: RewardStage,
+    state: TrainerState,
 ) -> Episodes:
     """Scores every answer against its problem's columns."""
-    completions = tokenizer.batch_decode(
-        [t.completion_ids for group in groups for t in group], skip_special_tokens=True
-    )
+    completion_ids = [t.completion_ids for group in groups for t in group]
+    completions = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
     owner = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
     names = owner[0].example.columns.keys()
     columns = {name: [p.example.columns[name] for p in owner] for name in names}
-    columns["answer"] = [p.example.answer for p in owner]
-    report = scorer.score([p.text for p in owner], completions, columns)
+    columns |= {"answer": [p.example.answer for p in owner], "completion_ids": completion_ids}
+    report = scorer.score([p.text for p in owner], completions, columns, state)
     return Episodes(prompts, groups, completions, report)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from deltarl.reward.batch import TrainerState
 from deltarl.reward.verdict import VerdictKind
 from deltarl.rl.config import EvalConfig
 from deltarl.rl.data import EncodedPrompt
@@ -28,6 +29,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     sampler: Sampler,
     scorer: RewardStage,
+    state: TrainerState,
 ) -> Episodes:
     """Samples and scores `config.num_samples` answers to each prompt, with the same random numbers every time."""
     params = [
@@ -40,7 +42,7 @@ def evaluate(
         )
         for i in range(len(prompts))
     ]
-    return score(prompts, sample(prompts, params, sampler), tokenizer, scorer)
+    return score(prompts, sample(prompts, params, sampler), tokenizer, scorer, state)
 
 
 def eval_metrics(episodes: Episodes) -> dict[str, float]:

@@ -72,7 +72,7 @@ def warm_start(config: RunConfig, folder: Path, demonstrations: Sequence[Mapping
 
 def scorer_arguments(config: RewardConfig) -> dict[str, Any]:
     """Keyword arguments of `Scorer`."""
-    rewards = [RewardSpec(f.name, _absolute(f.function), f.weight) for f in config.functions]
+    rewards = [RewardSpec(f.name, _absolute(f.function), f.weight, f.args) for f in config.functions]
     return {"rewards": rewards, "marker": config.marker, "timeout": config.timeout}
 
 

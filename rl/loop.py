@@ -10,6 +10,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
+from deltarl.reward.batch import TrainerState
 from deltarl.rl.advantages import group_advantages
 from deltarl.rl.batch import split_batch
 from deltarl.rl.checkpoint import CheckpointStore
@@ -112,7 +113,7 @@ class Loop:
         with self._timed("rollout"):
             groups = sample(prompts, params, self.sampler)
         with self._timed("verify"):
-            return score(prompts, groups, self.tokenizer, self.scorer)
+            return score(prompts, groups, self.tokenizer, self.scorer, TrainerState(step - 1, self.config.steps))
 
     def _learn(self, episodes: Episodes) -> dict[str, float]:
         learner = self.config.learner
@@ -143,6 +144,7 @@ class Loop:
                 tokenizer=self.tokenizer,
                 sampler=self.sampler,
                 scorer=self.scorer,
+                state=TrainerState(step, self.config.steps),
             )
         self.samples.log(sample_rows(episodes, step, "eval", 4 * self.config.logging.samples_per_step))
         metrics = eval_metrics(episodes)

@@ -42,6 +42,7 @@ METRICS: dict[str, MetricDoc] = {
     "reward/mean": MetricDoc("Mean reward over the step's completions", "reward", "Reward"),
     "reward/std": MetricDoc("Standard deviation of the reward over the step's completions", "reward", "Reward"),
     "reward/{plugin}/mean": MetricDoc("Mean score given by one reward plug-in, before weighting", "reward", "Reward"),
+    "reward/{plugin}/log/{metric}": MetricDoc("Mean of what a reward plug-in logs itself", "any", "Reward"),
     "acc/train": MetricDoc("Share of training completions that the verifier calls right", "fraction", "Reward"),
     "eval/pass@1": MetricDoc("Held-out problems: chance that one sampled answer is right", "fraction", "Evaluation"),
     "eval/pass@{k}": MetricDoc("Held-out problems: chance that one of k answers is right", "fraction", "Evaluation"),
@@ -181,6 +182,7 @@ class SampleRow(TypedDict):
     weight_version: int
     group: int
     tokens: NotRequired[int]
+    extra: NotRequired[dict[str, Any]]
 
 
 class SampleWriter:

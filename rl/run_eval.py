@@ -16,6 +16,7 @@ from deltarl.rl.config import RunConfig
 def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
     """The metrics of `evaluate.eval_metrics` and the checkpoint they belong to."""
     from deltarl.model.checkpoint import load_model
+    from deltarl.reward.batch import TrainerState
     from deltarl.reward.rewards import Scorer
     from deltarl.rl.checkpoint import CheckpointStore
     from deltarl.rl.evaluate import eval_metrics, evaluate
@@ -40,6 +41,7 @@ def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
             tokenizer=tokenizer,
             sampler=Engine(load_model(path), max_num_seqs=config.rollout.max_num_seqs),
             scorer=scorer,
+            state=TrainerState(config.steps, config.steps),  # as at the end: no warm-up hides a reward
         )
     finally:
         scorer.close()

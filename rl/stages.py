@@ -1,10 +1,11 @@
 """The two stages before the learner, in one process or spread over a fleet, behind the same two methods."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
 from deltarl.actor.fleet import Fleet
+from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.rollout.params import SamplingParams, Trajectory
 
@@ -21,7 +22,11 @@ class RewardStage(Protocol):
     """`reward.Scorer` is one."""
 
     def score(
-        self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        state: TrainerState,
     ) -> ScoreReport: ...
 
 
@@ -43,18 +48,26 @@ class FleetSampler:
 
 
 class FleetScorer:
-    """Deals completions out to reward workers, in runs."""
+    """Deals completions out to reward workers, in runs that keep those of one prompt together.
+
+    A reward may compare the answers to one prompt, and must say the same whatever the number of workers.
+    """
 
     def __init__(self, fleet: Fleet):
         self._fleet = fleet
 
     def score(
-        self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        state: TrainerState,
     ) -> ScoreReport:
-        parts = min(len(self._fleet), len(completions))
-        bounds = [len(completions) * i // parts for i in range(parts + 1)]
+        starts = [i for i in range(len(prompts)) if i == 0 or prompts[i] != prompts[i - 1]]
+        parts = min(len(self._fleet), len(starts))
+        bounds = [starts[len(starts) * i // parts] for i in range(parts)] + [len(prompts)]
         runs = [slice(a, b) for a, b in pairwise(bounds)]
-        shares = [(prompts[r], completions[r], {name: c[r] for name, c in columns.items()}) for r in runs]
+        shares = [(prompts[r], completions[r], {name: c[r] for name, c in columns.items()}, state) for r in runs]
         return merge_reports(self._fleet.map("score", shares))
 
 
@@ -67,4 +80,16 @@ def merge_reports(reports: Sequence[ScoreReport]) -> ScoreReport:
         scores=[s for report in reports for s in report.scores],
         verdicts=verdicts,
         components={name: [s for r in reports for s in r.components[name]] for name in reports[0].components},
+        metrics={
+            name: [v for r in reports for v in r.metrics.get(name, [])] for name in _union(r.metrics for r in reports)
+        },
+        extras={
+            name: [v for r in reports for v in r.extras.get(name, [None] * len(r.scores))]
+            for name in _union(r.extras for r in reports)
+        },
     )
+
+
+def _union(mappings: Iterable[Mapping[str, Any]]) -> dict[str, None]:
+    """The keys of all, in order: what a plug-in logs may depend on its completions."""
+    return {name: None for mapping in mappings for name in mapping}

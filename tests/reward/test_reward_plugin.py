@@ -10,9 +10,19 @@ import pytest
 import torch
 
 import deltarl.reward
-from deltarl.reward.plugin import RewardPluginError, call_reward, load_reward
+from deltarl.reward.batch import Batch, TrainerState
+from deltarl.reward.call import Plugin
+from deltarl.reward.log import RewardLog
+from deltarl.reward.plugin import ENTRY_POINTS, RewardPluginError, load_reward
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.reward.verdict import VerdictKind
+
+
+def call_reward(
+    fn: Callable[..., Any], prompts: list[Any], completions: list[str], columns: dict[str, list[Any]]
+) -> list[float | None]:
+    return Plugin(fn).score(Batch(prompts, completions, columns))
+
 
 EXAMPLE = str(Path(deltarl.reward.__path__[0]) / "examples" / "format_reward.py")
 
@@ -27,7 +37,9 @@ def test_example_loads_by_path_and_by_module(source: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("format_reward", "not of the form"),
+        ("format_rewards", "'format_rewards' is not known: the names are format_tags, kimi_length"),
+        (":f", "not of the form"),
+        ("module:", "not of the form"),
         ("missing.py:f", "'missing.py' does not exist"),
         ("no.such.module:f", "'no.such.module' fails to import"),
         (f"{EXAMPLE}:formt_reward", "no 'formt_reward' in .* it has format_reward"),
@@ -75,11 +87,11 @@ def test_only_accepted_columns_are_passed() -> None:
 
 
 def test_a_parameter_that_is_no_column_is_named() -> None:
-    def needs_solution(completions: list[str], solution: list[str]) -> list[float]:
+    def needs_rubric(completions: list[str], rubric: list[str]) -> list[float]:
         raise AssertionError
 
-    with pytest.raises(RewardPluginError, match=r"'needs_solution' needs 'solution'.*available: answer, completions"):
-        call_reward(needs_solution, ["?"], ["!"], {"answer": ["1"]})
+    with pytest.raises(RewardPluginError, match=r"'needs_rubric' needs 'rubric'.*available: answer, completions"):
+        call_reward(needs_rubric, ["?"], ["!"], {"answer": ["1"]})
 
 
 def test_an_exception_names_plugin_and_sample_and_is_chained() -> None:
@@ -89,6 +101,25 @@ def test_an_exception_names_plugin_and_sample_and_is_chained() -> None:
     with pytest.raises(RewardPluginError, match=r"'lengths' raised ZeroDivisionError.*sample 2: ''") as caught:
         call_reward(lengths, ["?"] * 3, ["a", "b", ""], {"answer": ["1"] * 3})
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_sample_far_down_the_batch_is_named() -> None:
+    def lengths(completions: list[str]) -> list[float]:
+        return [1 / len(completion) for completion in completions]
+
+    with pytest.raises(RewardPluginError, match=r"sample 300: ''"):
+        call_reward(lengths, ["?"] * 400, ["a"] * 300 + [""] + ["a"] * 99, {})
+
+
+def test_a_function_that_leaves_samples_out_is_told_which() -> None:
+    def boxed_only(completions: list[str]) -> list[float]:
+        return [1.0 for completion in completions if "boxed" in completion]
+
+    with pytest.raises(RewardPluginError, match=r"returned 2 scores for 3 completions \(on sample 1: 'none'\)"):
+        call_reward(boxed_only, ["?"] * 3, ["boxed", "none", "boxed"], {})
+
+    with pytest.raises(RewardPluginError, match=r"returned 1 scores for 2 completions \(no score for sample 1: 'b'\)"):
+        call_reward(lambda completions: [1.0], ["?"] * 2, ["a", "b"], {})
 
 
 @pytest.mark.parametrize(
@@ -174,3 +205,83 @@ def test_scorer_survives_pickling() -> None:
 def test_scorer_refuses_nonsense(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def shaped(completions: list[str], bonus: float, scale: float = 1.0) -> list[float]:
+    return [bonus * scale for _ in completions]
+
+
+def test_parameters_are_set_and_a_wrong_one_is_refused_at_the_start() -> None:
+    assert Plugin(shaped, "s", {"bonus": 2.0, "scale": 3.0}).score(Batch(["?"], ["!"])) == [6.0]
+    with pytest.raises(RewardPluginError, match=r"'s' has no parameter 'scael' to set; did you mean 'scale'\?"):
+        Plugin(shaped, "s", {"scael": 3.0})
+    with pytest.raises(
+        RewardPluginError, match=r"'s' needs 'bonus', which is no dataset column and not among its args"
+    ):
+        Plugin(shaped, "s").score(Batch(["?"], ["!"]))
+    with pytest.raises(RewardPluginError, match="'completions' is positional-only"):
+        Plugin(lambda completions, /: [0.0], "p")
+    with pytest.raises(ValueError, match="'math' takes no args"):
+        Scorer([RewardSpec("math", args={"bonus": 1})])
+
+
+class Offer:
+    """An installed distribution's entry point, as `importlib.metadata` shows it."""
+
+    def __init__(self, name: str, module: str, attr: str) -> None:
+        self.name, self.module, self.attr = name, module, attr
+
+
+def test_a_package_offers_a_reward_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = [
+        Offer("theirs", "deltarl.reward.examples.format_reward", "format_reward"),
+        Offer("twice", "a", "f"),
+        Offer("twice", "b", "f"),
+        Offer("kimi_length", "c", "f"),
+    ]
+
+    def entry_points(group: str, name: str | None = None) -> list[Offer]:
+        assert group == ENTRY_POINTS
+        return [offer for offer in offers if name in (None, offer.name)]
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    assert load_reward("theirs").__name__ == "format_reward"
+    with pytest.raises(RewardPluginError, match="'twice' is offered more than once; write out one of a:f, b:f"):
+        load_reward("twice")
+    with pytest.raises(RewardPluginError, match=r"one of c:f, deltarl.reward.shaping:kimi_length"):
+        load_reward("kimi_length")
+    with pytest.raises(RewardPluginError, match=r"'their' is not known: the names are .*theirs, twice"):
+        load_reward("their")
+
+
+def test_what_a_plug_in_logs_is_reported_under_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "logs.py"
+    path.write_text(
+        "def logs(completions, trainer_state, verdicts, log_metric, log_extra):\n"
+        "    log_metric('step', trainer_state.global_step)\n"
+        "    log_metric('step', trainer_state.max_steps)\n"
+        "    log_extra('kind/first', [verdict.kind for verdict in verdicts])\n"
+        "    return [0.0 for _ in completions]\n"
+    )
+    scorer = Scorer([RewardSpec("mine", f"{path}:logs"), RewardSpec("math")])
+    report = scorer.score(["?"] * 2, [r"\boxed{1}", "none"], {"answer": ["1", "1"]}, TrainerState(3, 9))
+    assert report.metrics == {"mine/step": [3.0, 9.0]}
+    assert report.extras == {"mine/kind_first": ["right", "no_answer"]}
+    assert report.components == {"mine": [0.0, 0.0], "math": [1.0, 0.0]}
+    with pytest.raises(RewardPluginError, match=r"'mine' needs 'verdicts'.*add {name: math, function: math}"):
+        Scorer([RewardSpec("mine", f"{path}:logs")]).score(["?"], ["!"], {})
+
+
+def test_a_column_logged_for_other_than_every_completion_is_refused() -> None:
+    def short(completions: list[str], log_extra: Callable[..., None]) -> list[float]:
+        log_extra("x", [1])
+        return [0.0, 0.0]
+
+    with pytest.raises(RewardPluginError, match=r"log_extra\('x'\) got 1 values for 2 completions"):
+        call_reward(short, ["?"] * 2, ["!"] * 2, {})
+
+
+def test_logged_values_are_ones_that_json_can_hold() -> None:
+    log = RewardLog(5)
+    log.extra("x", [np.float32(0.5), float("nan"), torch.tensor([2]), {"a": 1}, "text"])
+    assert log.extras == {"x": [0.5, None, 2, "{'a': 1}", "text"]}

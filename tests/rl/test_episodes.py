@@ -1,11 +1,13 @@
 """From trajectories and verdicts to advantages' input, metrics and sample rows, on hand-made answers."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from deltarl.model.tokenizer import byte_tokenizer
+from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import Verdict, VerdictKind
 from deltarl.rl.data import EncodedPrompt, Example
@@ -110,20 +112,32 @@ def test_score_hands_every_answer_over_with_the_columns_of_its_problem():
     seen = {}
 
     class Stage:
-        def score(self, prompts, completions, columns):
-            seen.update(prompts=prompts, completions=completions, columns=columns)
+        def score(self, prompts, completions, columns, state):
+            seen.update(prompts=prompts, completions=completions, columns=columns, state=state)
             return ScoreReport([0.0] * 4, None, {})
 
     eos = TOKENIZER.eos_token_id
     group = [Trajectory([7], [*TOKENIZER.encode("\\boxed{é}"), eos], [0.0] * 5, 0, "stop"), trajectory("b")]
-    episodes = score([prompt(0), prompt(1)], [group, [trajectory("c"), trajectory("d")]], TOKENIZER, Stage())
+    groups = [group, [trajectory("c"), trajectory("d")]]
+    episodes = score([prompt(0), prompt(1)], groups, TOKENIZER, Stage(), TrainerState(2, 9))
+    assert seen["state"] == TrainerState(2, 9)
     assert seen["prompts"] == ["text 0", "text 0", "text 1", "text 1"]
     assert seen["completions"] == episodes.completions == ["\\boxed{é}", "b", "c", "d"]
     assert seen["columns"] == {
         "level": [0, 0, 1, 1],
         "family": ["f"] * 4,
         "answer": ["gold 0", "gold 0", "gold 1", "gold 1"],
+        "completion_ids": [t.completion_ids for group in groups for t in group],
     }
+
+
+def test_what_a_plug_in_logs_is_among_the_metrics_and_beside_its_sample(episodes):
+    report = replace(episodes.report, metrics={"bonus/depth": [1.0, 4.0]}, extras={"bonus/why": list("abcdef")})
+    logged = replace(episodes, report=report)
+    metrics = train_metrics(logged)
+    assert metrics["reward/bonus/log/depth"] == 2.5
+    metric_doc("reward/bonus/log/depth")
+    assert [row["extra"] for row in sample_rows(logged, 9, "train", 3)] == [{"bonus/why": x} for x in "acf"]
 
 
 def test_sample_rows_are_spread_over_the_answers_and_say_what_became_of_them(episodes):

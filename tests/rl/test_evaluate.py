@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import Verdict, VerdictKind
 from deltarl.rl.config import EvalConfig
@@ -46,7 +47,8 @@ class Sampler:
 class Judge:
     """First and last answer of each problem right, the second without an answer."""
 
-    def score(self, prompts, completions, columns):
+    def score(self, prompts, completions, columns, state):
+        assert state == TrainerState(5, 9)
         kinds = [VerdictKind.RIGHT, VerdictKind.NO_ANSWER, VerdictKind.WRONG, VerdictKind.RIGHT]
         verdicts = [Verdict(kinds[i % 4], float(i % 4 in (0, 3)), None, 0.0) for i in range(len(completions))]
         return ScoreReport([v.score for v in verdicts], verdicts, {})
@@ -56,6 +58,7 @@ def test_an_evaluation_asks_the_same_every_time_and_reports_what_came(tiny):
     prompts = [EncodedPrompt(i, Example(f"p{i}", "1", None, {}), f"p{i}", [5, 6]) for i in range(3)]
     sampler, config = Sampler(), EvalConfig(num_samples=4, num_problems=3, temperature=0.7)
     settings = {"max_tokens": 9, "stop_token_ids": (2,), "seed": 1, "tokenizer": byte_tokenizer()}
+    settings["state"] = TrainerState(5, 9)
     episodes = evaluate(prompts, config, sampler=sampler, scorer=Judge(), **settings)
     asked = sampler.params
     assert {(p.n, p.temperature, p.max_tokens, p.stop_token_ids) for p in asked} == {(4, 0.7, 9, (2,))}
