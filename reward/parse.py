@@ -238,7 +238,7 @@ class _AnswerParser(ExpressionParser):
     def note_unit(self, unit: str) -> None:
         if len(unit.split()) > _MAX_UNIT_WORDS:
             raise ParseError("a sentence after the value")
-        unit = unit if len(unit) < 3 else unit.removesuffix("s")
+        unit = unit if len(unit) < 3 or "/" in unit else unit.removesuffix("s")
         if self.unit not in (None, unit):
             raise ParseError("two different units on one value")
         self.unit = unit

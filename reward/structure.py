@@ -33,6 +33,7 @@ from deltarl.reward.tree import (
     substitute,
     total,
 )
+from deltarl.reward.units import conversion
 
 SameValue = Callable[[Node, Node], bool]
 """Decides whether scalar ``pred`` equals scalar ``gold``; the order matters for decimals."""
@@ -170,7 +171,10 @@ def _match_unordered(preds: Sequence[Node], golds: Sequence[Node], same_value: S
 def _same_quantity(pred: Node, gold: Node, same_value: SameValue) -> bool:
     match pred, gold:
         case Quantity(value, unit), Quantity(gold_value, gold_unit):
-            return unit == gold_unit and same_answer(value, gold_value, same_value)
+            if unit == gold_unit:
+                return same_answer(value, gold_value, same_value)
+            factor = conversion(unit, gold_unit)
+            return factor is not None and same_answer(_in_unit(value, factor), gold_value, same_value)
         case (Quantity(value, unit), _):
             return same_answer(value, gold, same_value) or (
                 unit == "degree" and same_answer(Mul((value, _RADIANS_PER_DEGREE)), gold, same_value)
@@ -180,6 +184,10 @@ def _same_quantity(pred: Node, gold: Node, same_value: SameValue) -> bool:
                 unit == "degree" and same_answer(pred, Mul((gold_value, _RADIANS_PER_DEGREE)), same_value)
             )
     raise AssertionError("one side is a quantity")
+
+
+def _in_unit(value: Node, factor: Fraction) -> Node:
+    return Num(value.value * factor) if isinstance(value, Num) else product(Num(factor), value)
 
 
 def _same_equation(pred: Node, gold: Node, same_value: SameValue) -> bool:

@@ -21,7 +21,7 @@ class Token:
 END = Token("end", "")
 
 _UNITS = "mm|cm|dm|m|km|in|ft|g|kg|mg|s|ms|min|h|km/h|m/s|J|kJ|N|W|kW|V|A|Hz|L|ml|mL|K|mol|Pa|kPa"
-_UNIT_COMMAND = re.compile(rf"\\(?:mathrm|rm|operatorname)\s*\{{\s*~?\s*({_UNITS})\s*\}}")
+_UNIT_COMMAND = re.compile(rf"\\(?:mathrm|rm|operatorname|text|mbox)\s*\{{\s*~?\s*({_UNITS})\s*\}}")
 _SKIP = re.compile(
     rf"(?:(?!{_UNIT_COMMAND.pattern})(?:"
     r"[\s~$]|\.(?=\s*[)\]}])|\\[,!;: \n()\[\]]|\\q?quad"
@@ -72,7 +72,7 @@ _COMMAND_OPS = {
     "mid": "|", "land": "and", "wedge": "and", "lor": "or", "vee": "or",
     "%": "%", "$": "currency", "lbrack": "[", "rbrack": "]", "colon": ":",
 }  # fmt: skip
-_SHORT_WORDS = frozenset({"yes", "no", "or", "and", "odd", "for", "all", "any", "pct"})
+_SHORT_WORDS = frozenset({"yes", "no", "or", "and", "odd", "for", "all", "any", "pct", "the", "is", "are", "our"})
 _DOMAINS = {
     "R": "real numbers",
     "Z": "integers",
@@ -154,8 +154,16 @@ class _Tokenizer:
         return match is not None and self._add("text", _DOMAINS[match[1]])
 
     def _unit_command(self) -> bool:
+        r"""``\mathrm{m}`` is a metre behind a number, and a variable elsewhere."""
         match = self._match(_UNIT_COMMAND)
-        return match is not None and self._add("text", match[1])
+        if match is None:
+            return False
+        if self.tokens and (
+            self.tokens[-1].kind == "num" or self.tokens[-1].value in _CLOSE or self.tokens[-1].value == "}"
+        ):
+            return self._add("text", match[1])
+        self.at = self.text.index("{", match.start())
+        return True
 
     def _text_command(self) -> bool:
         match = self._match(_TEXT_COMMAND)
