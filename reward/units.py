@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 # Unit: what it measures, and how many base units it is.
-_SIZES = {
+_SIZES: dict[str, dict[str, int | str]] = {
     "length": {"m meter metre": 1, "mm millimeter millimetre": "1/1000", "cm centimeter centimetre": "1/100",
                "dm decimeter decimetre": "1/10", "km kilometer kilometre": 1000, "in inch inche": "127/5000",
                "ft foot feet": "381/1250", "yd yard": "1143/1250", "mi mile": "201168/125"},

@@ -138,7 +138,7 @@ class RewardFunctionConfig(Section):
 
 class RewardConfig(Section):
     functions: list[RewardFunctionConfig] = Field(default=[RewardFunctionConfig(name="math")], min_length=1)
-    marker: Literal["boxed", "####", "answer_tag", "the_answer_is"] = "boxed"
+    marker: Literal["boxed", "####", "answer_tag", "the_answer_is", "any_marker", "anywhere"] = "boxed"
     """Where the answer stands in a completion."""
     timeout: PositiveFloat = 2.0
     """Seconds one verdict may take."""
@@ -255,7 +255,7 @@ class RunConfig(Section):
             )
         if (
             self.sft is not None
-            and self.reward.marker != "boxed"
+            and self.reward.marker not in ("boxed", "any_marker", "anywhere")
             and (self.data.train.problems or self.sft.direct_fraction)
         ):
             raise ValueError(

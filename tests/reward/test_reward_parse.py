@@ -159,7 +159,31 @@ def test_refused(text: str) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            [*"0123456789xyei+-*/^!%|()[]{}=,_. $", r"\frac", r"\sqrt", r"\{", r"\}", r"\sin", r"\pm", r"\text{or}"]
+            [
+                *"0123456789xyei+-*/^!%|()[]{}=,_. $<>:&",
+                r"\frac",
+                r"\sqrt",
+                r"\{",
+                r"\}",
+                r"\sin",
+                r"\pm",
+                r"\text{or}",
+                r"\text{and}",
+                r"\in",
+                r"\mid",
+                r"\setminus",
+                r"\cup",
+                r"\infty",
+                r"\le",
+                r"\neq",
+                r"\approx",
+                r"\\",
+                r"\begin{pmatrix}",
+                r"\end{pmatrix}",
+                r"\mathbb{R}",
+                r"\text{for all}",
+                r"\text{cm}",
+            ]
         ),
         max_size=60,
     ).map("".join)
