@@ -1,6 +1,7 @@
 """Finding the answer in a completion. Linear in the length of the text, whatever the text."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -76,7 +77,7 @@ def _found(text: str, marker: str) -> Iterator[str]:
             if opened and closed:
                 yield answer
         case "the_answer_is":
-            yield from _after_answer_is(text)
+            yield from _phrase(text)
         case _:
             yield from _by_any_marker(text, marker == "anywhere")
 
@@ -86,7 +87,7 @@ def _by_any_marker(text: str, anywhere: bool) -> Iterator[str]:
     concluded = _last_match(_FINAL_ANSWER_IS, text)
     boxed = _last_match(_BOX, text)
     if concluded and boxed and concluded.start() > boxed.start():
-        yield from _after_answer_is(text)
+        yield from _phrase(text)
     elif boxed:
         yield from _boxes(text)
     elif "<answer>" in text:
@@ -94,7 +95,7 @@ def _by_any_marker(text: str, anywhere: bool) -> Iterator[str]:
     elif "####" in text:
         yield from _found(text, "####")
     else:
-        yield from _after_answer_is(text)
+        yield from _phrase(text)
         if anywhere:
             tail = text[-_TAIL_CHARS:]
             yield from _last_of(tail)
@@ -102,10 +103,10 @@ def _by_any_marker(text: str, anywhere: bool) -> Iterator[str]:
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
-    for found in pattern.finditer(text):
-        pass
-    return found
+    last = None
+    for match in pattern.finditer(text):
+        last = match
+    return last
 
 
 def _boxes(text: str) -> Iterator[str]:
@@ -152,7 +153,8 @@ def _content(text: str, start: int) -> tuple[str, int] | None:
     return None
 
 
-def _after_answer_is(text: str) -> Iterator[str]:
+def _phrase(text: str) -> Iterator[str]:
+    """The rest of the sentence behind the last "answer is", and what is behind an "is" of that."""
     anchor = _last_match(_ANSWER_IS, text)
     if anchor is None:
         return
@@ -160,7 +162,9 @@ def _after_answer_is(text: str) -> Iterator[str]:
     end = _SENTENCE_END.search(window)
     phrase = (window[: end.start()] if end else window).strip(" *\"'")
     yield phrase
-    yield from _last_of(phrase)
+    _, found, rest = phrase.rpartition(" is ")
+    if found:
+        yield rest.strip("* ")
 
 
 def _last_of(text: str) -> Iterator[str]:
@@ -168,6 +172,8 @@ def _last_of(text: str) -> Iterator[str]:
     _, found, rest = text.rpartition(" is ")
     if found:
         yield rest.strip().rstrip(".").strip("* ")
+    if any(unicodedata.category(char) == "Cf" for char in text):
+        return  # an invisible character may part a number in two
     formula, number = _last_match(_FORMULA, text), _last_match(_NUMBER, text)
     last = [(match.end(), match.group(match.lastindex or 0)) for match in (formula, number) if match]
     for _, answer in sorted(last, reverse=True):

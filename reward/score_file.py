@@ -1,6 +1,5 @@
 """A JSONL file of completions to verdicts, in batches, and what came of them in a few lines."""
 
-import dataclasses
 import itertools
 import json
 import sys
@@ -29,7 +28,19 @@ class ScoredRow:
 
     def as_json(self) -> str:
         name = {} if self.id is None else {"id": self.id}
-        return json.dumps({"line": self.line, **name, **dataclasses.asdict(self.verdict)})
+        return json.dumps({"line": self.line, **name, **verdict_values(self.verdict)})
+
+
+def verdict_values(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON values: all but its trees."""
+    return {
+        "kind": verdict.kind,
+        "score": verdict.score,
+        "extracted": verdict.extracted,
+        "seconds": verdict.seconds,
+        "detail": verdict.detail,
+        "decided_by": verdict.decided_by,
+    }
 
 
 def score_file(path: Path, completion_field: str, gold_field: str, verifier: Verifier) -> Iterator[ScoredRow]:
@@ -57,13 +68,14 @@ def score_file(path: Path, completion_field: str, gold_field: str, verifier: Ver
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """Verdicts by reason, the mean score of those that have one, and the time they took."""
+    """Verdicts by reason and by what decided them, the mean score of those that have one, and the time they took."""
     if not verdicts:
         return "no rows"
-    lines = [
-        f"{count:8,}  {count / len(verdicts):7.2%}  {reason}"
-        for reason, count in Counter(verdict.kind.value for verdict in verdicts).most_common()
-    ]
+    outcomes = Counter(verdict.kind.value for verdict in verdicts)
+    paths = Counter(verdict.decided_by.value for verdict in verdicts if verdict.decided_by is not None)
+    lines = [f"{count:8,}  {count / len(verdicts):7.2%}  {kind}" for kind, count in outcomes.most_common()]
+    decided = ", ".join(f"{path} {count:,}" for path, count in paths.most_common())
+    lines.append(f"decided by: {decided or 'no comparison'}")
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
     mean = f"mean score {sum(scores) / len(scores):.4f} over {len(scores):,} answers" if scores else "no answer scored"
     skipped = len(verdicts) - len(scores)

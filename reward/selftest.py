@@ -13,6 +13,7 @@ from deltarl.reward.rewards import MATH, RewardSpec, Scorer
 from deltarl.reward.signature import Signature
 
 _START_SECONDS = 120.0
+_END_SECONDS = 5.0
 _EXCERPT_CHARS = 80
 _NAME = "reward"
 HONEST = "honest answers"
@@ -101,8 +102,8 @@ class _Process:
     def score(self, problem: Problem, completion: str) -> _Reply:
         if not self._process.is_alive():
             self._start()
-        self._connection.send((problem, completion))
         try:
+            self._connection.send((problem, completion))
             if self._connection.poll(self._timeout):
                 reply: _Reply = self._connection.recv()
                 return reply
@@ -116,6 +117,8 @@ class _Process:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._connection.close()  # lets it end by itself, and end the verifier's workers
+        self._process.join(_END_SECONDS)
         self._stop()
 
     def _start(self) -> None:

@@ -63,7 +63,7 @@ def same_answer(pred: Node, gold: Node, same_value: SameValue) -> bool:
     match gold, pred:
         case Seq("tuple", gold_items), Seq("tuple", items):
             return _all_same(items, gold_items, same_value)
-        case (Seq("tuple", (low, high)), Interval()):
+        case (Seq("tuple", (low, high)), _) if isinstance(pred, SetLike):
             return _same_set(pred, Interval(low, high, True, True), same_value)
         case Seq("ratio", gold_items), Seq("ratio", items):
             return _same_ratio(items, gold_items, same_value)
