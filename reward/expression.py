@@ -5,11 +5,13 @@ from fractions import Fraction
 
 from deltarl.reward.cursor import Cursor
 from deltarl.reward.limits import MAX_ITEMS, ParseError
+from deltarl.reward.matrices import minus, plus, scalar, times
 from deltarl.reward.tokens import END, Token, number
 from deltarl.reward.tree import (
     Based,
     Const,
     Func,
+    Matrix,
     Node,
     Num,
     Pow,
@@ -19,7 +21,6 @@ from deltarl.reward.tree import (
     negate,
     product,
     reciprocal,
-    total,
 )
 
 _SUM, _PRODUCT, _SIGN, _ARGUMENT, _POWER = 10, 20, 25, 30, 40
@@ -27,14 +28,7 @@ _SUM, _PRODUCT, _SIGN, _ARGUMENT, _POWER = 10, 20, 25, 30, 40
 
 _HALF = Num(Fraction(1, 2))
 _DEGREE = product(Const("pi"), Num(Fraction(1, 180)))
-_OPERAND_OPS = frozenset(["(", "{", "[", "frac", "binom", "lfloor", "lceil"])
-
-
-def scalar(node: Node) -> Scalar:
-    """``node``, refused unless arithmetic applies to it."""
-    if not isinstance(node, Scalar):
-        raise ParseError(f"arithmetic on a {type(node).__name__.lower()}")
-    return node
+_OPERAND_OPS = frozenset(["(", "{", "[", "frac", "binom", "lfloor", "lceil", "begin"])
 
 
 def percent(node: Scalar) -> Scalar:
@@ -71,20 +65,20 @@ class ExpressionParser(Cursor, ABC):
         left = self.prefix()
         while True:
             token = self.next
-            if token == Token("op", "-") and not isinstance(left, Scalar):
+            if token == Token("op", "-") and not isinstance(left, Scalar | Matrix):
                 break  # a set without another
             if token.kind == "op" and token.value in "+-" and binding < _SUM:
                 self.take()
-                right = scalar(self.expression(_SUM))
-                left = total(scalar(left), right if token.value == "+" else negate(right))
+                right = self.expression(_SUM)
+                left = plus(left, right if token.value == "+" else minus(right))
             elif self.multiplies(token) and binding < _PRODUCT:
                 self.take()
-                right = scalar(self.expression(_PRODUCT))
-                left = product(scalar(left), right if token.value == "*" else reciprocal(right))
+                right = self.expression(_PRODUCT)
+                left = times(left, right if token.value == "*" else reciprocal(scalar(right)))
             elif self.postfix_follows():
                 left = self.postfix(scalar(left))
             elif binding < _PRODUCT and self.operand_follows():
-                left = product(scalar(left), scalar(self.expression(_PRODUCT)))
+                left = times(left, self.expression(_PRODUCT))
             else:
                 break
         self.depth -= 1
@@ -153,7 +147,7 @@ class ExpressionParser(Cursor, ABC):
             case "+":
                 return scalar(self.expression(_SIGN))
             case "-":
-                return negate(scalar(self.expression(_SIGN)))
+                return minus(self.expression(_SIGN))
             case "currency":
                 self.note_unit("dollar")
                 return self.expression(_POWER)

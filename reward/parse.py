@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable
 
-from deltarl.reward.expression import ExpressionParser, percent, scalar
+from deltarl.reward.expression import ExpressionParser, percent
 from deltarl.reward.limits import MAX_DEPTH, MAX_ITEMS, MAX_MATRIX_SIDE, MAX_NODES, ParseError
+from deltarl.reward.matrices import scalar
 from deltarl.reward.tokens import DOMAIN_WORDS, END, Token, tokenize
 from deltarl.reward.tree import (
     Const,
@@ -192,7 +193,7 @@ class _AnswerParser(ExpressionParser):
             node = self.expression()
             if self.next == Token("op", "cup"):
                 node = self.union(node)
-        if self.accept("setminus") or (not isinstance(node, Scalar | Text) and self.accept("-")):
+        if self.accept("setminus") or (not isinstance(node, Scalar | Text | Matrix) and self.accept("-")):
             node = Difference(node, self.expression())
         elif self.accept(":"):
             node = self.ratio(scalar(node))

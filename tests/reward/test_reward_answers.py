@@ -65,6 +65,11 @@ SAME = [
     # matrices
     (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\left[\begin{array}{cc} 1 & 2 \\ 3 & 4 \end{array}\right]"),
     (r"\begin{bmatrix} x^{2/3} \\ 0 \end{bmatrix}", r"\begin{pmatrix} \sqrt[3]{x^2} \\ 0 \end{pmatrix}"),
+    (r"\frac12 \begin{pmatrix} 2 \\ 4 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+    (
+        r"\begin{pmatrix} 6 & 8 \end{pmatrix}",
+        r"\begin{pmatrix} 1 & 2 \end{pmatrix} + \begin{pmatrix} 5 & 6 \end{pmatrix}",
+    ),
     # sentences
     ("A stopped clock shows it more often.", "a stopped clock shows it more often"),
     ("12:05 a.m.", r"12:05 \text{ am}"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deltarl.reward.extract import extract_answer
+from deltarl.reward.extract import MARKERS, extract_answer
 from deltarl.reward.limits import MAX_ANSWER_CHARS
 
 
@@ -50,6 +50,44 @@ def test_other_markers(marker: str, text: str, answer: str | None) -> None:
     assert extract_answer(text, marker) == answer
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"\boxed{(3, 3)} \text{ for part (a) and } \boxed{(1, 1)}", "(3, 3), (1, 1)"),
+        (r"\boxed{1}, \boxed{2}, \boxed{3}", "1, 2, 3"),
+        (r"\boxed{1} and so, wait, but \boxed{2}", "2"),
+        (r"\boxed{1}." + "\n\nLet me check.\n\n" + r"\boxed{1}", "1"),
+        (r"$\boxed{28}$ percent", r"28\%"),
+        (r"\boxed 5", "5"),
+    ],
+)
+def test_boxes_that_belong_together(text: str, answer: str) -> None:
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("marker", "text", "answer"),
+    [
+        ("any_marker", r"The answer is 3, so \boxed{4}", "4"),
+        (
+            "any_marker",
+            r"\boxed{255} is not all. Final Answer: The final answer is $10,455$. I hope it is correct.",
+            "$10,455$",
+        ),
+        ("any_marker", "<answer>7</answer>", "7"),
+        ("any_marker", "#### 8", "8"),
+        ("any_marker", r"\boxed{4} <|im_start|>user \boxed{5}", "4"),
+        ("any_marker", "there are 12 of them", None),
+        ("anywhere", "there are 12 of them", "12"),
+        ("anywhere", "Hence $x = 4$ holds.", "x = 4"),
+        ("anywhere", "381\u200b391 of them", "381\u200b391 of them"),  # not 391
+    ],
+)
+def test_the_first_marker_there_is(marker: str, text: str, answer: str | None) -> None:
+    assert extract_answer(text, marker) == answer
+
+
 def test_unknown_marker_names_the_valid_ones() -> None:
     with pytest.raises(ValueError, match=r"'box'.*boxed, ####, answer_tag, the_answer_is"):
         extract_answer("", "box")
@@ -62,7 +100,7 @@ def test_length_cap_is_exact() -> None:
 
 
 @pytest.mark.timeout(5)
-@pytest.mark.parametrize("marker", ["boxed", "####", "answer_tag", "the_answer_is"])
+@pytest.mark.parametrize("marker", MARKERS)
 @pytest.mark.parametrize(
     "unit",
     [r"\boxed{", r"\boxed{x}", r"\boxed" + " " * 50, "{", "\\", "####", "<answer>", "the answer is ", "</think>"],

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import deltarl.reward
-from deltarl.reward.verdict import VerdictKind
+from deltarl.reward.parse import parse_answer
+from deltarl.reward.verdict import DecidedBy, VerdictKind
 from deltarl.reward.verifier import Verifier
 
 # signature.py looks at the user's own functions, never at an answer.
@@ -34,6 +35,23 @@ def test_each_kind(verifier: Verifier) -> None:
     assert [verdict.score for verdict in verdicts] == [1.0, 0.0, 0.0, 0.0, None]
     assert [verdict.extracted for verdict in verdicts] == ["42", "41", None, "4 2 (", None]
     assert verdicts[4].detail == r"gold: unknown command '\\int'"
+
+
+def test_a_verdict_says_what_decided_and_how_both_sides_were_read(verifier: Verifier) -> None:
+    pairs = [("1/2", "0.5"), (r"\sin 2x", "x"), (r"\sin 2x", r"2 \sin x \cos x")]
+    verdicts = verifier.score([boxed(pred) for _, pred in pairs], [gold for gold, _ in pairs])
+    again = verifier.score([boxed(pred) for _, pred in pairs], [gold for gold, _ in pairs])
+    for found in (verdicts, again):  # judged, and remembered
+        assert [v.decided_by for v in found] == [DecidedBy.EXACT, DecidedBy.NUMERIC, DecidedBy.SYMBOLIC]
+        assert [v.correct for v in found] == [True, False, True]
+        assert [(v.pred, v.gold) for v in found] == [(parse_answer(p), parse_answer(g)) for g, p in pairs]
+    (unread,) = verifier.score(["no box"], ["1"])
+    assert (unread.decided_by, unread.pred, unread.gold) == (None, None, None)
+
+
+def test_a_gold_may_be_a_boxed_solution(verifier: Verifier) -> None:
+    assert verifier.score([boxed("4")], [r"So $x = \boxed{4}$."])[0].correct
+    assert verifier.score([boxed(r"2 \sin x \cos x")], [r"So \boxed{\sin 2x}."])[0].correct  # in a worker
 
 
 def test_order_survives_a_mix_of_fast_and_slow_paths(verifier: Verifier) -> None:
