@@ -10,6 +10,8 @@ from threading import Lock
 from typing import Self
 
 from deltarl.reward import exact
+from deltarl.reward.approximate import differ, within
+from deltarl.reward.decimals import as_decimal
 from deltarl.reward.extract import MARKERS, candidates, extract_answer
 from deltarl.reward.limits import MAX_FAST_DIGITS, ParseError, TooLargeError, UndecidedError, UndefinedError
 from deltarl.reward.parse import parse_answer
@@ -20,8 +22,6 @@ from deltarl.reward.verdict import DecidedBy, Verdict, VerdictKind
 
 _CACHED_GOLDS = 4_096
 _CACHED_PAIRS = 16_384
-
-_same_value = functools.partial(exact.same_value, max_digits=MAX_FAST_DIGITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +133,14 @@ class Verifier:
                 self._pairs.move_to_end(pair.key)
                 return pair.verdict(*known, time.monotonic() - started)
         try:
-            kind = _judge_exactly(pred, parsed_gold.node)
+            decided = _judge_here(pred, parsed_gold.node)
         except Exception as error:
             # No answer may end the run. The type only: the message may hold a number too large to print.
             return verdict(VerdictKind.ERROR, answer, type(error).__name__)
-        if kind is None:
+        if decided is None:
             return pair
-        self._remember(pair, kind, DecidedBy.EXACT)
-        return pair.verdict(kind, DecidedBy.EXACT, time.monotonic() - started)
+        self._remember(pair, *decided)
+        return pair.verdict(*decided, time.monotonic() - started)
 
     def _first_parsable(self, completion: str) -> tuple[str | None, Node | str]:
         """The first candidate that is mathematics, and its tree; else the first at all, and what is wrong with it."""
@@ -173,14 +173,36 @@ class Verifier:
                 self._pairs.popitem(last=False)
 
 
-def _judge_exactly(pred: Node, gold: Node) -> VerdictKind | None:
-    """Right or wrong where exact arithmetic decides, else None."""
+def _judge_here(pred: Node, gold: Node) -> tuple[VerdictKind, DecidedBy] | None:
+    """Right or wrong where that can be told quickly, else None."""
+    comparison = _QuickComparison()
     try:
-        return VerdictKind.RIGHT if same_answer(pred, gold, _same_value) else VerdictKind.WRONG
+        right = same_answer(pred, gold, comparison.same_value)
     except UndefinedError:
-        return VerdictKind.WRONG
+        right = False
     except (UndecidedError, TooLargeError):
         return None
+    return VerdictKind.RIGHT if right else VerdictKind.WRONG, comparison.decided_by
+
+
+class _QuickComparison:
+    def __init__(self) -> None:
+        self.decided_by = DecidedBy.EXACT
+
+    def same_value(self, pred: Node, gold: Node) -> bool:
+        """By exact arithmetic; failing that, different if floats with their errors say so."""
+        try:
+            return exact.same_value(pred, gold, MAX_FAST_DIGITS)
+        except UndecidedError:
+            self.decided_by = DecidedBy.NUMERIC
+            decimal = as_decimal(gold)
+            if decimal is not None:
+                inside = within(pred, decimal.value, decimal.half_unit)
+                if inside is not None:
+                    return inside
+            elif differ(pred, gold):
+                return False
+            raise
 
 
 def _parse(answer: str) -> Node | str:
@@ -201,7 +223,7 @@ def _parse_gold(gold: str) -> _Gold | str:
     text = (extract_answer(gold) if "boxed" in gold else None) or gold
     try:
         node = parse_answer(text)
-        same_answer(node, node, _same_value)
+        same_answer(node, node, _QuickComparison().same_value)
     except ParseError as error:
         return str(error)
     except UndefinedError as error:
