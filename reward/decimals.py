@@ -26,6 +26,11 @@ class Decimal:
         return Fraction(1, 2) / Fraction(10) ** self.places
 
     @property
+    def may_be_rounded(self) -> bool:
+        """Whether an exact value near it can be meant: not by 0.5, which is a half."""
+        return abs(self.value) >= 10 * 2 * self.half_unit
+
+    @property
     def looks_rounded(self) -> bool:
         return abs(self.value) >= 10 ** (_ENOUGH_DIGITS - 1) * 2 * self.half_unit
 
@@ -46,7 +51,7 @@ def as_decimal(node: Node) -> Decimal | None:
 def rounds_to(pred: Node, value: Fraction, gold: Decimal) -> bool:
     """Whether ``pred``, whose exact value is ``value``, is an acceptable way to write the decimal ``gold``.
 
-    * An exact value is accepted within half a unit in gold's last place.
+    * An exact value is accepted within half a unit in the last place of a gold of two significant digits or more.
     * A decimal with fewer places, or a whole number or percentage, must be gold rounded to those places and keep three
       significant digits.
     * A decimal with more places must equal gold, or lie within half a unit of a gold of three digits or more.
@@ -54,7 +59,7 @@ def rounds_to(pred: Node, value: Fraction, gold: Decimal) -> bool:
     distance = abs(value - gold.value)
     written = as_decimal(pred) or _as_whole(pred, gold.places)
     if written is None:
-        return distance <= gold.half_unit
+        return distance == 0 or (distance <= gold.half_unit and gold.may_be_rounded)
     if written.places < gold.places:
         return distance == 0 or (distance <= written.half_unit and written.looks_rounded)
     return distance == 0 or (distance <= gold.half_unit and gold.looks_rounded)
@@ -63,7 +68,9 @@ def rounds_to(pred: Node, value: Fraction, gold: Decimal) -> bool:
 def rounds_at_length(pred: Node, value: Fraction) -> bool:
     """Whether ``pred`` is the exact ``value`` as a computer prints it: a decimal of twelve digits or more."""
     written = as_decimal(pred)
-    if written is None or abs(written.value) < 10 ** (_LONG_DIGITS - 1) * 2 * written.half_unit:
+    if written is None or value.denominator == 1 or written.value.denominator == 1:
+        return False  # whole numbers are compared exactly
+    if abs(written.value) < 10 ** (_LONG_DIGITS - 1) * 2 * written.half_unit:
         return False
     return abs(written.value - value) <= written.half_unit
 

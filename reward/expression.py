@@ -91,10 +91,24 @@ class ExpressionParser(Cursor, ABC):
         """Whether the next token can be the right factor of a multiplication without sign."""
         token = self.next
         if token.kind in ("num", "based"):
+            if self.tokens[self.at - 1] == Token("op", "!") or self.exponent_ends():
+                return True  # 2!3! and 2^{3}3^{2}, which nobody writes to mean anything else
             raise ParseError("a number follows without an operator")
         starts_bars = token == Token("op", "|") and not self.bars
         starts_operand = token.kind == "op" and token.value in _OPERAND_OPS
         return token.kind in ("sym", "const", "func") or starts_operand or starts_bars
+
+    def exponent_ends(self) -> bool:
+        """Whether what was read last is an exponent in braces."""
+        at = self.at - 1
+        depth = 0
+        while at > 0:
+            value = self.tokens[at].value
+            depth += (value == "}") - (value == "{")
+            if depth == 0:
+                return value == "{" and self.tokens[at - 1] == Token("op", "^")
+            at -= 1
+        return False
 
     def postfix_follows(self) -> bool:
         return self.next.kind == "op" and self.next.value in ("^", "!", "%", "degree")
@@ -183,7 +197,7 @@ class ExpressionParser(Cursor, ABC):
             top, bottom, length = values[2], values[5], 7
         elif values[:1] == ["frac"] and len(values) > 2 and len(values[1]) == 2:
             top, bottom, length = values[1][0], values[1][1], 2
-        elif self.next.kind == "num" and values[1:2] == ["/"] and len(values) > 2:
+        elif self.next.kind == "num" and values[1:2] == ["/"] and len(values) > 3:
             top, bottom, length = values[0], values[2], 3
         else:
             return whole

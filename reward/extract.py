@@ -27,7 +27,7 @@ _PERCENT = re.compile(r"\s*\$?\s*(?:\\%|%|percent|pct)")
 _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)|。|I hope it is correct|<\|")
 _TURN = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id)\|>")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?")
+_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?")
 
 
 def extract_answer(text: str, marker: str = "boxed") -> str | None:
@@ -162,8 +162,8 @@ def _phrase(text: str) -> Iterator[str]:
     end = _SENTENCE_END.search(window)
     phrase = (window[: end.start()] if end else window).strip(" *\"'")
     yield phrase
-    _, found, rest = phrase.rpartition(" is ")
-    if found:
+    before, found, rest = phrase.rpartition(" is ")
+    if found and "," not in before and " not" not in phrase:
         yield rest.strip("* ")
 
 

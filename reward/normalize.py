@@ -13,6 +13,7 @@ _CAPITAL_GREEK = ["Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Ps
 GREEK_COMMANDS = frozenset([*_SMALL_GREEK, *_CAPITAL_GREEK, "varepsilon", "vartheta", "varphi", "ell"])
 
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
+_SUBSCRIPT = re.compile("[₀-₉]+")
 _VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
 _CIRCLED = re.compile("[①-⑳]{2,}")
 _DOUBLED_COMMAND = re.compile(r"\\\\(?=[A-Za-z])")
@@ -50,6 +51,7 @@ def normalize(text: str) -> str:
             raise ParseError(f"contains the invisible or unassigned character U+{ord(char):04X}")
     # Before NFKC, which would turn x² into x2 and 1½ into 11/2.
     text = _SUPERSCRIPT.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run.group()) + "}", text)
+    text = _SUBSCRIPT.sub(lambda run: "_{" + unicodedata.normalize("NFKC", run.group()) + "}", text)
     text = _VULGAR_FRACTION.sub(_fraction_command, text)
     text = _CIRCLED.sub(lambda run: ",".join(run.group()), text)
     if r"\begin" not in text:  # where a double backslash ends a row

@@ -36,10 +36,11 @@ def agree(pred: Node, gold: Node, salt: int = 0) -> bool:
     integers = contains(pred, Func, frozenset({"factorial", "binom"})) or contains(
         gold, Func, frozenset({"factorial", "binom"})
     )
+    steps = any(contains(node, Func, frozenset({"floor", "ceil"})) for node in (pred, gold))
     imaginary = any(contains(node, Const, frozenset({"i"})) for node in (pred, gold))
     for real in (False,) if imaginary else (True, False):
         conclusive = 0
-        for point in _points(symbols, integers, salt):
+        for point in _points(symbols, integers, steps, salt):
             try:
                 if not _agree_at(pred, gold, point, real):
                     return False
@@ -53,7 +54,7 @@ def agree(pred: Node, gold: Node, salt: int = 0) -> bool:
 
 def matches_decimal(pred: Node, gold: Decimal) -> bool:
     """Whether a constant such as ``16/\\pi`` lies within half a unit in gold's last place."""
-    if free_symbols(pred):
+    if free_symbols(pred) or not gold.may_be_rounded:
         return False
     with mp.workdps(_DIGITS[-1]):
         try:
@@ -63,7 +64,7 @@ def matches_decimal(pred: Node, gold: Decimal) -> bool:
         return mp.im(value) == 0 and abs(mp.re(value) - _rational(gold.value)) <= _rational(gold.half_unit)
 
 
-def _points(symbols: list[str], integers: bool, salt: int) -> Iterator[dict[str, Fraction]]:
+def _points(symbols: list[str], integers: bool, steps: bool, salt: int) -> Iterator[dict[str, Fraction]]:
     if not symbols:
         yield {}
         return
@@ -72,6 +73,8 @@ def _points(symbols: list[str], integers: bool, salt: int) -> Iterator[dict[str,
         # Every second point is positive, so that roots and logarithms find their domain.
         low = 1 if integers or attempt % 2 else -400
         high, scale = (30, 1) if integers else (400, 101)
+        if steps and attempt % 4 < 3:
+            scale = (1, 2, 3)[attempt % 4]  # where steps are
         yield {name: Fraction(rng.randint(low, high), scale) for name in symbols}
 
 

@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 
+from deltarl.reward.approximate import approximate
 from deltarl.reward.expression import ExpressionParser, percent
 from deltarl.reward.limits import MAX_DEPTH, MAX_ITEMS, MAX_MATRIX_SIDE, MAX_NODES, ParseError
 from deltarl.reward.matrices import scalar
-from deltarl.reward.tokens import DOMAIN_WORDS, END, Token, tokenize
+from deltarl.reward.tokens import END, Token, tokenize
 from deltarl.reward.tree import (
+    ZERO,
     Const,
     Difference,
     Equation,
@@ -27,6 +30,7 @@ from deltarl.reward.tree import (
     contains,
     measure,
     negate,
+    product,
 )
 
 _MAX_UNIT_WORDS = 4
@@ -36,6 +40,14 @@ _SEPARATORS = (",", "and", "or")
 _RELATIONS = frozenset(["<", "<=", ">", ">=", "ne"])
 _OPENING, _CLOSING = frozenset(["(", "[", "{", r"\{", "begin"]), frozenset([")", "]", "}", r"\}", "end"])
 _ENDS_OF_VALUE = frozenset([*_SEPARATORS, *_RELATIONS, "=", "in", "approx", "|"])
+_ROUGHLY = 0.02
+_MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+# Words that change a value instead of saying of what it is.
+_NO_UNITS = frozenset({
+    "half", "halve", "third", "quarter", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "less",
+    "more", "below", "above", "zero", "squared", "cubed", "factorial", "minus", "plus", "times", "is", "not",
+    "incorrect", "wrong", "false",
+})  # fmt: skip
 _PERCENT_WORDS = frozenset({"percent", "percentage", "pct"})
 _TIME = re.compile(r"\s*\$?([0-9]{1,2}):([0-5][0-9])\s*(?:\\text\{)?\s*([AaPp])?\.?\s*(?:[Mm]\.?)?\}?\$?\s*")
 _PROSE = re.compile(r"[A-Za-z0-9\s,.;:!?'\"$()\-]+")
@@ -57,7 +69,7 @@ def parse_answer(text: str) -> Node:
         folded = text.casefold()
         if len(re.findall(r"[a-z]{2,}", folded)) < _FEWEST_WORDS or not _PROSE.fullmatch(text):
             raise
-        return Text(" ".join(re.findall(r"[a-z0-9]+", folded)))
+        return Text(" ".join(re.findall(r"[a-z]+|-?[0-9]+(?:\.[0-9]+)?|[()]", folded)))
 
 
 def _parse_mathematics(text: str) -> Node:
@@ -76,12 +88,18 @@ def _parse_mathematics(text: str) -> Node:
 
 
 def _without_remarks(tokens: list[Token]) -> list[Token]:
-    r"""Without "for all x in Q" and "where k is an integer", up to the next ``and`` or ``or``."""
+    r"""Without "for all x in Q" and "where k is an integer", up to the next comma, ``and`` or ``or``.
+
+    Raises:
+        ParseError: the remark is a condition, which changes the answer.
+    """
     kept: list[Token] = []
     skipping = False
     for at, token in enumerate(tokens):
-        if token in (END, Token("op", "and"), Token("op", "or")):
+        if token in (END, Token("op", ","), Token("op", "and"), Token("op", "or")):
             skipping = False
+        elif skipping and token.kind == "op" and (token.value in _RELATIONS or token.value == "="):
+            raise ParseError("a condition after the answer")
         elif kept and token.kind == "text":
             words = " ".join(t.value for t in tokens[at : at + 2] if t.kind == "text")
             if words.startswith(_LEADING_WORDS):
@@ -161,6 +179,7 @@ class _AnswerParser(ExpressionParser):
                 value = self.side()
                 if len(sides) == 1 and not contains(sides[0], (Const, Interval)) and _is_label_like(sides[0]):
                     return Equation((sides[0], value))
+                _check_close(sides[-1], value)
                 break  # what came before is exact
             else:
                 break
@@ -179,6 +198,8 @@ class _AnswerParser(ExpressionParser):
         if at == self.at or self.tokens[at] != Token("op", ":"):
             return None
         words = self.words()
+        if "not" in words.split():
+            raise ParseError("a label that takes the value back")
         self.expect(":")
         return Text(words)
 
@@ -188,7 +209,7 @@ class _AnswerParser(ExpressionParser):
         outer_divides, self.divides = self.divides, self.colon_divides()
         if self.next.kind == "text":
             words = self.words()
-            node: Node = REAL_LINE if words == "real numbers" else Text(words)
+            node: Node = REAL_SETS.get(words) or Text(words)
         else:
             node = self.expression()
             if self.next == Token("op", "cup"):
@@ -202,6 +223,12 @@ class _AnswerParser(ExpressionParser):
                 self.note_unit(self.words())
                 if self.accept("^"):
                     self.unit = f"{self.unit}^{self.take().value}" if self.next.kind == "num" else self.braced_unit()
+            if self.unit is not None and _NO_UNITS & set(self.unit.split()):
+                raise ParseError(f"{self.unit[:20]!r} after the value")
+            if self.unit is not None:
+                first, _, rest = self.unit.partition(" ")
+                if first in _MULTIPLES:
+                    node, self.unit = product(Num(Fraction(_MULTIPLES[first])), scalar(node)), rest or None
             if self.unit in _PERCENT_WORDS:
                 node = percent(scalar(node))
             elif self.unit is not None:
@@ -293,18 +320,23 @@ class _AnswerParser(ExpressionParser):
 
     def set_builder(self) -> SetBuilder:
         variable = self.take().value
+        domain: Node = REAL_LINE
         if self.accept("in"):
-            self.side()  # the domain; what is real is the default
+            words = self.words() if self.next.kind == "text" else None
+            domain = self.expression() if words is None else REAL_SETS.get(words) or Text(words)
         if not (self.accept("|") or self.accept(":") or self.accept(",")):
             raise ParseError("a set-builder without a condition")
-        conditions, words = [self.item()], set()
+        conditions, joined = [self.item()], set[str]()
         while self.next.kind == "op" and self.next.value in _SEPARATORS:
-            words.add(self.take().value)
+            joined.add(self.take().value)
             conditions.append(self.item())
         self.expect(r"\}")
-        if len(conditions) == 1:
-            return SetBuilder(variable, conditions[0])
-        return SetBuilder(variable, Junction("or" if "or" in words else "and", tuple(conditions)))
+        condition = conditions[0]
+        if len(conditions) > 1:
+            condition = Junction("or" if "or" in joined else "and", tuple(conditions))
+        if domain != REAL_LINE:
+            condition = Junction("and", (Equation((Sym(variable), domain)), condition))
+        return SetBuilder(variable, condition)
 
     def braced_set(self) -> Node:
         if self.accept(r"\}"):
@@ -316,17 +348,29 @@ class _AnswerParser(ExpressionParser):
         return Seq("set", tuple(items))
 
 
-REAL_LINE = Interval(negate(Const("infinity")), Const("infinity"), True, True)
+_MINUS_INFINITY = negate(Const("infinity"))
+REAL_LINE = Interval(_MINUS_INFINITY, Const("infinity"), True, True)
+REAL_SETS = {
+    "real numbers": REAL_LINE,
+    "positive real numbers": Interval(ZERO, Const("infinity"), True, True),
+    "negative real numbers": Interval(_MINUS_INFINITY, ZERO, True, True),
+}
 
 
 def _is_declaration(item: Node) -> bool:
     """``k in Z``."""
     match item:
         case Equation((_, Text(words))):
-            return words in DOMAIN_WORDS
+            return words == "integers"
         case Equation((_, Interval() as domain)):
             return domain == REAL_LINE
     return False
+
+
+def _check_close(exact: Node, rounded: Node) -> None:
+    left, right = approximate(exact), approximate(rounded)
+    if left is not None and right is not None and abs(left - right) > _ROUGHLY * abs(left):
+        raise ParseError("an approximation that is wrong")
 
 
 def _is_label_like(node: Node) -> bool:

@@ -73,11 +73,13 @@ def _pieces(node: Node) -> list[Piece] | None:
             return _one(low, high, low_open, high_open)
         case Seq("set", items):
             return _all([_one(item, item, False, False) for item in items])
+        case Junction() if set_variable(node) is None:
+            return None  # conditions on different things
         case IntervalUnion(parts) | Junction("or", parts):
             return _all([_pieces(part) for part in parts])
         case Junction("and", parts):
             return _intersection([_pieces(part) for part in parts])
-        case SetBuilder(_, condition):
+        case SetBuilder(name, condition) if set_variable(condition) == Sym(name):
             return _pieces(condition)
         case Difference(base, Seq("set", items)):
             return _without(_pieces(base), items)

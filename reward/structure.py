@@ -13,6 +13,8 @@ from deltarl.reward.tree import (
     Func,
     Inequality,
     Interval,
+    IntervalUnion,
+    Junction,
     Matrix,
     Mul,
     Node,
@@ -67,6 +69,16 @@ def same_answer(pred: Node, gold: Node, same_value: SameValue) -> bool:
             return _same_set(pred, Interval(low, high, True, True), same_value)
         case Seq("ratio", gold_items), Seq("ratio", items):
             return _same_ratio(items, gold_items, same_value)
+        case (Seq("list", gold_items), Seq("list", items)) if _names(gold_items) and not _any_equation(items):
+            return _all_same(items, gold_items, same_value)  # x = 1, y = 2 as 1, 2
+        case (Seq("tuple", gold_items), Seq("list", items)) if _names(items) == sorted(_names(items)) != []:
+            return _all_same(items, gold_items, same_value)
+        case (Seq("list", gold_items), Seq("tuple", items)) if _names(gold_items) == sorted(_names(gold_items)) != []:
+            return _all_same(items, gold_items, same_value)
+        case (Seq("set", (gold_item,)), _) if isinstance(pred, Scalar):
+            return same_answer(pred, gold_item, same_value)
+        case (_, Seq("set", (item,))) if isinstance(gold, Scalar):
+            return same_answer(item, gold, same_value)
         case Seq(kind, gold_items), Seq(other, items) if not {"tuple", "ratio"} & {kind, other}:
             return _match_unordered(items, gold_items, same_value) or _match_unordered(
                 _expanded(items), _expanded(gold_items), same_value
@@ -92,6 +104,16 @@ def _renamed_parameter(pred: Node, gold: Node) -> Node:
     return pred
 
 
+def _names(items: Sequence[Node]) -> list[str]:
+    """The variables of ``x = 1, y = 2`` if that is what it is and they are all different."""
+    names = [item.sides[0].name for item in items if isinstance(item, Equation) and isinstance(item.sides[0], Sym)]
+    return names if len(set(names)) == len(items) else []
+
+
+def _any_equation(items: Sequence[Node]) -> bool:
+    return any(isinstance(item, Equation) for item in items)
+
+
 def _expanded(items: Sequence[Node]) -> list[Node]:
     """``(f(n), g(n)) = (n, 1)`` in a list of equations as the two equations it is."""
     found: list[Node] = []
@@ -105,9 +127,14 @@ def _expanded(items: Sequence[Node]) -> list[Node]:
 
 
 def _same_ratio(preds: Sequence[Node], golds: Sequence[Node], same_value: SameValue) -> bool:
-    return len(preds) == len(golds) and all(
-        same_value(product(pred, golds[0]), product(gold, preds[0]))
-        for pred, gold in zip(preds[1:], golds[1:], strict=True)
+    if len(preds) != len(golds):
+        return False
+    zeros = [(same_value(pred, ZERO), same_value(gold, ZERO)) for pred, gold in zip(preds, golds, strict=True)]
+    if any(pred != gold for pred, gold in zeros) or all(pred for pred, _ in zeros):
+        return False
+    at = zeros.index((False, False))
+    return all(
+        same_value(product(pred, golds[at]), product(gold, preds[at])) for pred, gold in zip(preds, golds, strict=True)
     )
 
 
@@ -123,7 +150,13 @@ def _same_set(pred: Node, gold: Node, same_value: SameValue) -> bool:
         return len(pieces) == len(gold_pieces) and all(
             _same_piece(piece, other, same_value) for piece, other in zip(pieces, gold_pieces, strict=True)
         )
+    if pred == gold:
+        return True
     match pred, gold:
+        case (Junction(kind, parts), Junction(gold_kind, gold_parts)) if kind == gold_kind:
+            return _match_unordered(parts, gold_parts, same_value)
+        case IntervalUnion(parts), IntervalUnion(gold_parts):
+            return _match_unordered(parts, gold_parts, same_value)
         case Inequality(sides, ops), Inequality(gold_sides, gold_ops):
             if ops == gold_ops and _all_same(sides, gold_sides, same_value):
                 return True
@@ -191,6 +224,8 @@ def _in_unit(value: Node, factor: Fraction) -> Node:
 
 
 def _same_equation(pred: Node, gold: Node, same_value: SameValue) -> bool:
+    if pred == gold:
+        return True
     name, values = _assignment(pred)
     gold_name, gold_values = _assignment(gold)
     if not isinstance(gold, Equation):
@@ -200,7 +235,10 @@ def _same_equation(pred: Node, gold: Node, same_value: SameValue) -> bool:
     if not isinstance(pred, Equation):
         return _same_as_right_side(pred, gold, same_value)
     if name is not None and gold_name is not None:
-        values = _renamed(name, values, gold_name, gold_values)
+        renamed = _renamed(name, values, gold_name, gold_values)
+        if renamed is None:
+            return False
+        values = renamed
         if name == gold_name or _functions(name) == _functions(gold_name) != ():
             return all(same_answer(value, gold_values[-1], same_value) for value in values)
     if len(pred.sides) == len(gold.sides) == 2 and all(isinstance(s, Scalar) for s in (*pred.sides, *gold.sides)):
@@ -212,7 +250,8 @@ def _same_as_right_side(pred: Node, gold: Equation, same_value: SameValue) -> bo
     """Whether ``pred``, which is no equation, is what gold says something is equal to."""
     first, last = gold.sides[0], gold.sides[-1]
     if _is_assigned(first) or _is_measure(first):
-        return same_answer(_renamed(first, (pred,), first, (last,))[0], last, same_value)
+        renamed = _renamed(first, (pred,), first, (last,))
+        return renamed is not None and same_answer(renamed[0], last, same_value)
     if isinstance(first, Scalar) and isinstance(last, Scalar) and same_value(first, last):
         return same_answer(pred, last, same_value)  # gold shows a transformation: an identity
     return isinstance(pred, Scalar) and len(gold.sides) == 2 and _solves_for(pred, gold, same_value)
@@ -265,8 +304,13 @@ def _is_measure(node: Node) -> bool:
     return False
 
 
-def _renamed(name: Node, values: tuple[Node, ...], gold_name: Node, gold_values: tuple[Node, ...]) -> tuple[Node, ...]:
-    """``values`` with the argument of a function, and one free constant, called as in gold: f(z) = z for f(x) = x."""
+def _renamed(
+    name: Node, values: tuple[Node, ...], gold_name: Node, gold_values: tuple[Node, ...]
+) -> tuple[Node, ...] | None:
+    """``values`` with the argument of a function, and one free constant, called as in gold: f(z) = z for f(x) = x.
+
+    None where a name of gold's arguments means something else in them already.
+    """
     arguments, gold_arguments = _arguments(name), _arguments(gold_name)
     if arguments is None or gold_arguments is None or len(arguments) != len(gold_arguments):
         return values
@@ -275,6 +319,8 @@ def _renamed(name: Node, values: tuple[Node, ...], gold_name: Node, gold_values:
         if renaming.setdefault(argument, Sym(gold_argument)) != Sym(gold_argument):
             return values
     constants = free_symbols(Equation(values)) - set(arguments)
+    if constants & (set(gold_arguments) - set(arguments)):
+        return None
     gold_constants = free_symbols(Equation(gold_values)) - set(gold_arguments)
     odd, gold_odd = constants - gold_constants, gold_constants - constants
     if len(odd) == len(gold_odd) == 1 and not odd & set(gold_arguments):

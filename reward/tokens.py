@@ -39,7 +39,7 @@ _DEGREE = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![
 _ORDINAL = re.compile(
     r"\s*(?:\^\s*\{?\s*|(?<=[0-9]))(?:\\(?:mathrm|text|textsuperscript|rm)\s*\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)(?![A-Za-z]))\s*\}?"
 )
-_DOMAIN = re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*([RZNQC])\s*\}?(?:_\{?[0-9+>* ]+\}?|\^\{?[+*-]\}?)*")
+_DOMAIN = re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*([RZNQC])\s*\}?((?:_\{?[0-9+>* ]+\}?|\^\{?[+*-]\}?)*)")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{\s*(?:[pbB]?matrix|smallmatrix|array)\s*\}(?:\s*\{[lcr| ]*\})?")
 
 _FRACTION = r"(?:\.[0-9]*(?:\\overline\{[0-9]+\}|\([0-9]+\))|\.[0-9]+)"
@@ -80,9 +80,13 @@ _DOMAINS = {
     "Q": "rational numbers",
     "C": "complex numbers",
 }
-DOMAIN_WORDS = frozenset(_DOMAINS.values())
+_SIGNED_REALS = {"+": "positive real numbers", ">0": "positive real numbers", "-": "negative real numbers"}
 _PAIRED_SIGNS = {"<=": "<=", ">=": ">=", "!=": "ne", "=<": "<=", "=>": ">="}
+_PLAIN_UNITS = frozenset({
+    "mm", "cm", "km", "kg", "mg", "ft", "lb", "lbs", "oz", "mph", "min", "mins", "hr", "hrs", "sec", "secs", "ml", "mL",
+})  # fmt: skip
 _OPEN, _CLOSE = frozenset(["(", "[", r"\{"]), frozenset([")", "]", r"\}"])
+_ENDS_OF_OPERAND = _CLOSE | {"}", "!"}
 
 
 def tokenize(text: str) -> list[Token]:
@@ -139,8 +143,16 @@ class _Tokenizer:
         if base:
             return self._add("based", f"{literal}_{base[1] or base[2]}")
         if literal.isdigit():
-            self._match(_ORDINAL)  # 12th is 12
+            self._ordinal(literal)
         return self._add("num", literal)
+
+    def _ordinal(self, literal: str) -> None:
+        """Passes over the ending of 12th."""
+        at = self.at
+        match = self._match(_ORDINAL)
+        ending = "th" if literal[-2:-1] == "1" else {"1": "st", "2": "nd", "3": "rd"}.get(literal[-1], "th")
+        if match and ending not in match.group():
+            self.at = at
 
     def _environment(self) -> bool:
         match = self._match(_ENVIRONMENT)
@@ -151,16 +163,20 @@ class _Tokenizer:
 
     def _domain(self) -> bool:
         match = self._match(_DOMAIN)
-        return match is not None and self._add("text", _DOMAINS[match[1]])
+        if match is None:
+            return False
+        name, restriction = _DOMAINS[match[1]], match[2].strip("_^{} ").replace(" ", "")
+        if restriction:
+            name = _SIGNED_REALS.get(restriction, name + restriction) if match[1] == "R" else name + restriction
+        return self._add("text", name)
 
     def _unit_command(self) -> bool:
         r"""``\mathrm{m}`` is a metre behind a number, and a variable elsewhere."""
         match = self._match(_UNIT_COMMAND)
         if match is None:
             return False
-        if self.tokens and (
-            self.tokens[-1].kind == "num" or self.tokens[-1].value in _CLOSE or self.tokens[-1].value == "}"
-        ):
+        last = self.tokens[-1] if self.tokens else END
+        if last.kind in ("num", "const", "sym") or last.value in _ENDS_OF_OPERAND:
             return self._add("text", match[1])
         self.at = self.text.index("{", match.start())
         return True
@@ -184,6 +200,8 @@ class _Tokenizer:
             if self.tokens[-1:] == [Token("op", ",")]:
                 self.tokens.pop()
             return self._add("op", words)
+        if not words and content.strip(" ,.;:'?~\n\t"):
+            raise ParseError(f"{content[:20]!r} as text")
         if not words and "," in content:
             return self.tokens[-1:] == [Token("op", ",")] or self._add("op", ",")
         if content.strip() in _FUNCTIONS:
@@ -219,6 +237,8 @@ class _Tokenizer:
             return self._add("func", _FUNCTIONS[word])
         if len(word) > 1 and word in _CONSTANTS:
             return self._add("const", _CONSTANTS[word])
+        if word in _PLAIN_UNITS and self.tokens and self.tokens[-1].kind == "num":
+            return self._add("text", word)
         capitals = word.isupper() and word != self.text.strip()  # NO/BO is a ratio of lengths
         if len(word) > 3 or (word.casefold() in _SHORT_WORDS and not capitals):
             return self._words(word)

@@ -7,7 +7,8 @@ _SIZES: dict[str, dict[str, int | str]] = {
     "length": {"m meter metre": 1, "mm millimeter millimetre": "1/1000", "cm centimeter centimetre": "1/100",
                "dm decimeter decimetre": "1/10", "km kilometer kilometre": 1000, "in inch inche": "127/5000",
                "ft foot feet": "381/1250", "yd yard": "1143/1250", "mi mile": "201168/125"},
-    "mass": {"g gram": 1, "mg milligram": "1/1000", "kg kilogram": 1000, "t ton tonne": 1000000},
+    "mass": {"g gram": 1, "mg milligram": "1/1000", "kg kilogram": 1000, "lb pound": "45359237/100000",
+             "oz ounce": "45359237/1600000", "t ton tonne": 1000000},
     "time": {"s sec second": 1, "ms millisecond": "1/1000", "min minute": 60, "h hr hour": 3600, "day": 86400,
              "week": 604800},
     "volume": {"l liter litre": 1, "ml milliliter millilitre": "1/1000"},
@@ -39,7 +40,7 @@ def _size(unit: str) -> tuple[dict[str, int], Fraction] | None:
     size = Fraction(1)
     for part, sign in _parts(unit):
         name, _, power = part.partition("^")
-        known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
+        known = _UNITS.get(name) or _UNITS.get(name.lower()) or _UNITS.get(name.removesuffix("s"))
         if known is None or not (power or "1").isdigit() or len(power) > 1:
             return None
         exponent = sign * int(power or 1)
@@ -51,6 +52,7 @@ def _size(unit: str) -> tuple[dict[str, int], Fraction] | None:
 
 def _parts(unit: str) -> list[tuple[str, int]]:
     """The factors of a unit, each with 1, or with -1 below the fraction bar."""
+    unit = "mile/hour" if unit == "mph" else unit
     above, _, below = unit.replace(" per ", "/").partition("/")
     found = []
     for factors, sign in ((above, 1), (below, -1)):
