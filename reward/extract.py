@@ -16,9 +16,11 @@ _TAIL_CHARS = 4_000
 _BOX = re.compile(r"\\(?:boxed|fbox)(?:[ \n]{0,4}\{|[ \n]{1,4}(?=[0-9]))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-_BETWEEN_BOXES = re.compile(r"(?:[\s$,;.&]|\\(?:quad|qquad|text|mbox|[()\[\],; ])|[{}]|and|or)*")
+_BETWEEN_BOXES = re.compile(r"(?:[\s$,;&]|\\(?:quad|qquad|text|mbox|[()\[\],; ])|[{}]|and|or)*")
 _JOINING_WORD = re.compile(r"[,;]|\b(?:and|or)\b")
-_PARTING_WORD = re.compile(r"\b(?:but|so|thus|then|wait|hence|therefore|however|no|not)\b|\n\s*\n", re.IGNORECASE)
+_PARTING_WORD = re.compile(
+    r"\b(?:but|so|thus|then|wait|hence|therefore|however|which|gives?|no|not)\b|i\.e\.|=|\n\s*\n", re.IGNORECASE
+)
 _MAX_GAP = 40
 
 _ANSWER_IS = re.compile(r"answer is:?|answer:|答案(?:是|为)?[:：]?|réponse(?: est)?\s?:?", re.IGNORECASE)
@@ -125,6 +127,8 @@ def _boxes(text: str) -> Iterator[str]:
             break
         parts.insert(0, box[0])
         begin = start
+    if len(set(parts)) == 1:
+        del parts[1:]  # said twice
     percent = r"\%" if len(parts) == 1 and _PERCENT.match(text, last[1]) else ""
     yield ", ".join(parts) + percent
 

@@ -249,7 +249,7 @@ def _same_equation(pred: Node, gold: Node, same_value: SameValue) -> bool:
 def _same_as_right_side(pred: Node, gold: Equation, same_value: SameValue) -> bool:
     """Whether ``pred``, which is no equation, is what gold says something is equal to."""
     first, last = gold.sides[0], gold.sides[-1]
-    if _is_assigned(first) or _is_measure(first):
+    if _is_assigned(first):
         renamed = _renamed(first, (pred,), first, (last,))
         return renamed is not None and same_answer(renamed[0], last, same_value)
     if isinstance(first, Scalar) and isinstance(last, Scalar) and same_value(first, last):
@@ -283,11 +283,18 @@ def _is_assigned(node: Node) -> bool:
     match node:
         case Text():
             return True  # a label
-        case Mul((Sym(name), Sym())):
-            return name.partition("_")[0] in _FUNCTION_LETTERS
+        case Mul((Sym(name), Sym() | Num() as argument)) if _is_application(name, argument):
+            return True
         case Seq("tuple", items):
             return all(_is_assigned(item) for item in items)
-    return is_name(node)
+    return is_name(node) or (not isinstance(node, Sym) and _is_measure(node))
+
+
+def _is_application(function: str, argument: Sym | Num) -> bool:
+    """Whether a product reads as a function of something: ``f(3)``, ``P(x)``, but not the length PQ."""
+    letter = function.partition("_")[0]
+    small = isinstance(argument, Num) or argument.name[0].islower()
+    return letter in _FUNCTION_LETTERS and (letter.islower() or small)
 
 
 def _is_measure(node: Node) -> bool:
@@ -331,7 +338,7 @@ def _renamed(
 def _functions(name: Node) -> tuple[str, ...]:
     """The functions of ``_arguments``: their letters alone."""
     match name:
-        case Mul((Sym(function), Sym())):
+        case Mul((Sym(function), Sym() as argument)) if _is_application(function, argument):
             return (function,)
         case Seq("tuple", items):
             return tuple(function for item in items for function in _functions(item))
@@ -341,7 +348,7 @@ def _functions(name: Node) -> tuple[str, ...]:
 def _arguments(name: Node) -> tuple[str, ...] | None:
     """The arguments of ``f(x)``, or of ``(f(x), g(x))`` one after the other."""
     match name:
-        case Mul((Sym(), Sym(argument))):
+        case Mul((Sym(function), Sym(argument) as node)) if _is_application(function, node):
             return (argument,)
         case Seq("tuple", items):
             found = [_arguments(item) for item in items]

@@ -41,6 +41,9 @@ SAME = [
     # labels, measures, remarks
     ("1, 3", "Minimum: 1, Maximum: 3"),
     ("|AB| = 1", "1"),
+    ("5", "f(3) = 5"),
+    ("5", "AB = 5"),
+    (r"\frac12", r"|AB| = \frac12"),
     (r"V_1 : V_2 = 11 : 21", "11:21"),
     (r"\rho \sin\theta = \sqrt3", r"\sqrt3 \csc\theta"),
     ("11", r"x \approx 11"),
@@ -107,6 +110,10 @@ DIFFERENT = [
     ("2n", "2k"),  # not a family of angles: n is the question's
     ("Paolo: 18, Qing: 14", "Paolo: 14, Qing: 18"),
     ("x^2 = 4", "2"),
+    ("10", "2x = 10"),
+    ("AB = 5", "AC = 5"),
+    ("PQ = 5", "PR = 5"),
+    ("4", "x^2 = 4"),
     ("x + y = 5", "5"),
     ("5:8", "8:5"),
     ("2:3:4", "2:3:5"),

@@ -60,6 +60,10 @@ def test_other_markers(marker: str, text: str, answer: str | None) -> None:
         (r"\boxed{1}." + "\n\nLet me check.\n\n" + r"\boxed{1}", "1"),
         (r"$\boxed{28}$ percent", r"28\%"),
         (r"\boxed 5", "5"),
+        (r"$\boxed{5}$, $\boxed{5}$", "5"),
+        (r"\boxed{5}. \boxed{6}", "6"),
+        (r"$a = \boxed{5}$, $b = \boxed{2}$, $a + b = \boxed{7}$", "7"),
+        (r"We get \boxed{5}, which gives \boxed{7}", "7"),
     ],
 )
 def test_boxes_that_belong_together(text: str, answer: str) -> None:
