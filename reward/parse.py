@@ -302,21 +302,20 @@ class _AnswerParser(ExpressionParser):
         return Seq("tuple", tuple(items))
 
     def matrix(self) -> Node:
-        rows: list[tuple[Node, ...]] = []
-        row: list[Node] = []
+        rows: list[list[Node]] = []
         while not self.accept("end"):
-            if self.accept("newline"):
-                rows.append(tuple(row))
-                row = []
-            elif not self.accept("&"):
+            row = [self.side()]
+            while self.accept("&"):
                 row.append(self.side())
+            rows.append(row)
             if len(rows) > MAX_MATRIX_SIDE or len(row) > MAX_MATRIX_SIDE:
                 raise ParseError(f"a matrix of more than {MAX_MATRIX_SIDE} rows or columns")
-        if row:
-            rows.append(tuple(row))
-        if not rows or not rows[0] or any(len(other) != len(rows[0]) for other in rows):
+            if not self.accept("newline"):
+                self.expect("end")
+                break
+        if not rows or any(len(row) != len(rows[0]) for row in rows):
             raise ParseError("a matrix whose rows differ in length")
-        return Matrix(tuple(rows))
+        return Matrix(tuple(map(tuple, rows)))
 
     def set_builder(self) -> SetBuilder:
         variable = self.take().value

@@ -13,6 +13,7 @@ from deltarl.reward.tree import (
     Junction,
     Mul,
     Node,
+    Num,
     Seq,
     SetBuilder,
     Sym,
@@ -21,7 +22,7 @@ from deltarl.reward.tree import (
 )
 
 _INFINITY = Const("infinity")
-_FUNCTION_LETTERS = frozenset({"f", "g", "h"})
+_FUNCTION_LETTERS = frozenset({"f", "g", "h", "F", "G", "P", "Q", "R", "W"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,16 @@ def is_name(node: Node) -> bool:
     match node:
         case Sym():
             return True
-        case Mul((Sym(name), Sym())):
-            return name in _FUNCTION_LETTERS
+        case Mul((Sym(name), Sym() as argument)):
+            return is_application(name, argument)
     return False
+
+
+def is_application(function: str, argument: Sym | Num) -> bool:
+    """Whether a product reads as a function of something: ``f(3)``, ``P(x)``, but not the length PQ."""
+    letter = function.partition("_")[0]
+    small = isinstance(argument, Num) or argument.name[0].islower()
+    return letter in _FUNCTION_LETTERS and (letter.islower() or small)
 
 
 def _pieces(node: Node) -> list[Piece] | None:

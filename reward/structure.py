@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from deltarl.reward.approximate import approximate
-from deltarl.reward.realset import Piece, is_name, real_set, set_variable
+from deltarl.reward.realset import Piece, is_application, is_name, real_set, set_variable
 from deltarl.reward.tree import (
     ZERO,
     Based,
@@ -42,7 +42,6 @@ SameValue = Callable[[Node, Node], bool]
 
 _RADIANS_PER_DEGREE = Mul((Const("pi"), Num(Fraction(1, 180))))
 _PARAMETERS = frozenset({"k", "l", "m", "n"})
-_FUNCTION_LETTERS = frozenset({"f", "g", "h", "F", "G", "P", "Q", "R", "W"})
 
 
 def same_answer(pred: Node, gold: Node, same_value: SameValue) -> bool:
@@ -283,18 +282,11 @@ def _is_assigned(node: Node) -> bool:
     match node:
         case Text():
             return True  # a label
-        case Mul((Sym(name), Sym() | Num() as argument)) if _is_application(name, argument):
+        case Mul((Sym(name), Sym() | Num() as argument)) if is_application(name, argument):
             return True
         case Seq("tuple", items):
             return all(_is_assigned(item) for item in items)
     return is_name(node) or (not isinstance(node, Sym) and _is_measure(node))
-
-
-def _is_application(function: str, argument: Sym | Num) -> bool:
-    """Whether a product reads as a function of something: ``f(3)``, ``P(x)``, but not the length PQ."""
-    letter = function.partition("_")[0]
-    small = isinstance(argument, Num) or argument.name[0].islower()
-    return letter in _FUNCTION_LETTERS and (letter.islower() or small)
 
 
 def _is_measure(node: Node) -> bool:
@@ -338,7 +330,7 @@ def _renamed(
 def _functions(name: Node) -> tuple[str, ...]:
     """The functions of ``_arguments``: their letters alone."""
     match name:
-        case Mul((Sym(function), Sym() as argument)) if _is_application(function, argument):
+        case Mul((Sym(function), Sym() as argument)) if is_application(function, argument):
             return (function,)
         case Seq("tuple", items):
             return tuple(function for item in items for function in _functions(item))
@@ -348,7 +340,7 @@ def _functions(name: Node) -> tuple[str, ...]:
 def _arguments(name: Node) -> tuple[str, ...] | None:
     """The arguments of ``f(x)``, or of ``(f(x), g(x))`` one after the other."""
     match name:
-        case Mul((Sym(function), Sym(argument) as node)) if _is_application(function, node):
+        case Mul((Sym(function), Sym(argument) as node)) if is_application(function, node):
             return (argument,)
         case Seq("tuple", items):
             found = [_arguments(item) for item in items]

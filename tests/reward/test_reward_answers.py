@@ -159,6 +159,7 @@ DIFFERENT = [
     (r"\frac{1}{12}", "0.0833"),
     (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix}"),
     (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+    (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 && 2 \end{pmatrix}"),
     ("12:05 a.m.", "12:05 p.m."),
     ("A stopped clock shows it more often.", "a running clock shows it more often"),
     ("7", "1 < 7"),
