@@ -82,7 +82,11 @@ def prefetch(x, SIZE: tl.constexpr):
 
 @triton.jit
 def settled(x):
-    """Operand tile `x`, rounded before it moves between threads: the compiler would rather move it in fp32."""
+    """Operand tile `x`, out of the compiler's sight, which changes with what it sees an operand to come from.
+
+    A rounded tile would move between threads in fp32, and one that comes from a join have its products summed in
+    another order.
+    """
     if INTERPRETED:
         return x
     PACK: tl.constexpr = 32 // x.dtype.primitive_bitwidth
@@ -278,7 +282,7 @@ def decode_kernel(
     else:
         o = recurrent_row(state, v, write, shared(key), shared(query), shared(exponential(new_step)), K, V)
     o = rounded(o, qkv.dtype.element_ty)
-    squares = column_squares(tl.where((row == 0)[None, :], o[:, None], tl.zeros([V, C], o.dtype)), C)
+    squares = column_squares(settled(tl.where((row == 0)[None, :], o[:, None], tl.zeros([V, C], o.dtype))), C)
     rms = tl.sum(tl.where(row == 0, norm_scale(squares, eps, V, C), 0.0), 0)
     tl.store(out + value, rounded(gated(o.to(tl.float32), rms, weight, opening), out.dtype.element_ty))
     if REPLAY:

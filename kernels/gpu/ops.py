@@ -123,7 +123,12 @@ def spread(x, factor, C: tl.constexpr):
     if x.dtype == tl.float32:
         return factor * x  # products of fp32 have no layout of their own
     row = tl.arange(0, C)
-    return product(x, tl.where(row[:, None] == row[None, :], factor, 0.0).to(x.dtype))
+    y = product(x, tl.where(row[:, None] == row[None, :], factor, 0.0).to(x.dtype))
+    if INTERPRETED:
+        return y
+    # Out of the compiler's sight: it would make a sum `y + z` start the product's accumulator with z, which does not
+    # round to nearest.
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [y], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
