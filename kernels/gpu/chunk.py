@@ -6,14 +6,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deltarl.kernels.gpu.gradients import gradients
+from deltarl.kernels.gpu.backward import backward
 from deltarl.kernels.gpu.index import ChunkIndex
 from deltarl.kernels.gpu.inputs import ChunkInputs, Gate, rows_contiguous
 from deltarl.kernels.gpu.prepare import prepare
-from deltarl.kernels.gpu.reverse_scan import reverse_scan
 from deltarl.kernels.gpu.scan import scan
 from deltarl.kernels.gpu.slots import SlotState
-from deltarl.kernels.gpu.walk import walk
 
 
 class _ChunkKDA(torch.autograd.Function):
@@ -62,12 +60,13 @@ class _ChunkKDA(torch.autograd.Function):
         d_initial = None
         if ctx.has_initial:
             d_initial = q.new_empty(index.num_sequences, *q.shape[1:], v.shape[-1], dtype=torch.float32)
-        p = prepare(x, index, trace=True)
-        after = torch.empty_like(checkpoints)
-        d_rows = reverse_scan(x, index, p, d_out, d_final, d_initial, after)
-        d = gradients(x, index, p, d_out, d_rows, walk(x, index, p, d_out, d_rows, checkpoints, after))
-        d_a_log = None if d.a_log is None else d.a_log.view_as(a_log).to(a_log.dtype)
-        d_dt_bias = None if d.dt_bias is None else d.dt_bias.view_as(dt_bias).to(dt_bias.dtype)
+        d = backward(x, index, checkpoints, d_out, d_final, d_initial)
+        d_a_log = d_dt_bias = None
+        if in_kernel:
+            d_a_log, d_dt_bias = (
+                d.a_log().view_as(a_log).to(a_log.dtype),
+                d.dt_bias().view_as(dt_bias).to(dt_bias.dtype),
+            )
         return d.q, d.k, d.v, d.g, d.beta, d_a_log, d_dt_bias, d_initial, None, None
 
 

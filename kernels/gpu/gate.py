@@ -27,3 +27,9 @@ class Gate:
             raise ValueError(f"lower_bound must be below 0, got {lower_bound}")
         kind = SOFTPLUS if lower_bound is None else BOUNDED
         return cls(kind, a_log.float().flatten(), dt_bias.float().flatten(), lower_bound or 0.0)
+
+    def heads(self, some: slice, key_dim: int) -> "Gate":
+        """A view of that of some heads."""
+        a_log = None if self.a_log is None else self.a_log[some]
+        dt_bias = None if self.dt_bias is None else self.dt_bias.view(-1, key_dim)[some].flatten()
+        return Gate(self.kind, a_log, dt_bias, self.lower_bound)

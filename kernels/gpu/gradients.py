@@ -34,15 +34,38 @@ from deltarl.kernels.gpu.walk import Walked
 
 
 class Gradients(NamedTuple):
-    """In the shapes and dtypes of the inputs; a_log `[H]` and dt_bias `[H*K]` fp32, or None without a gate."""
+    """q, k, v, g, beta: in the shapes and dtypes of the inputs.
+
+    parts: of A_log and dt_bias, by group of chunks and channel `[2, NG, H, K]` fp32; K is 0 without a gate.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
     g: Tensor
     beta: Tensor
-    a_log: Tensor | None
-    dt_bias: Tensor | None
+    parts: Tensor
+
+    @classmethod
+    def empty(cls, x: ChunkInputs, index: ChunkIndex) -> "Gradients":
+        """For the gradients of `x` to be written into."""
+        q, k, v, g, beta = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in x.tensors().values())
+        groups, channels = len(index.group_sequence), x.q.shape[-1] if x.gate.kind else 0
+        parts = torch.zeros(2, groups, x.q.shape[1], channels, device=x.q.device)
+        return cls(q, k, v, g, beta, parts)
+
+    def heads(self, some: slice) -> "Gradients":
+        """A view of those of some heads."""
+        q, k, v, g, beta = (t[:, some] for t in self[:5])
+        return Gradients(q, k, v, g, beta, self.parts[:, :, some])
+
+    def a_log(self) -> Tensor:
+        """`[H]` fp32"""
+        return self.parts[0].sum((0, 2))
+
+    def dt_bias(self) -> Tensor:
+        """`[H*K]` fp32"""
+        return self.parts[1].sum(0).flatten()
 
 
 @triton.jit
@@ -78,7 +101,7 @@ def far_gradients(d_aqk, d_akk, queries, keys, cum, far, C: tl.constexpr, K: tl.
 def pairs_kernel(
     beta, keys_in, d_out, d_rows, new_in, error_in, d_v, d_beta, d_attend, d_keys, d_diagonal,
     cu_seqlens, first_chunk, chunk_sequence, beta_stride, num_sequences, num_tokens,
-    H: tl.constexpr, V: tl.constexpr, C: tl.constexpr, PARTS: tl.constexpr,
+    H: tl.constexpr, ALL: tl.constexpr, V: tl.constexpr, C: tl.constexpr, PARTS: tl.constexpr,
     SIGMOID: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
     chunk, head = tl.program_id(0) // H, tl.program_id(0) % H
@@ -86,12 +109,13 @@ def pairs_kernel(
     if n >= num_sequences:
         return
     first, end = tl.load(cu_seqlens + n) + (chunk - tl.load(first_chunk + n)) * C, tl.load(cu_seqlens + n + 1)
-    at = first * H + head
+    at, at_all = first * H + head, first * ALL + head
     row = tl.arange(0, C)
     valid = row < tl.minimum(end - first, C).to(tl.int32)
     inside, strict = valid[:, None], row[:, None] > row[None, :]
     # 64-bit offsets only where they are the same for the whole tile.
-    tile = row[:, None] * (H * V) + tl.arange(0, V)[None, :]
+    value = tl.arange(0, V)[None, :]
+    tile, out_tile = row[:, None] * (H * V) + value, row[:, None] * (ALL * V) + value
     square = row[:, None] * (H * C) + row[None, :]
 
     b = tl.load(beta + first * beta_stride + head + row * beta_stride, valid, 0.0).to(tl.float32)
@@ -99,7 +123,7 @@ def pairs_kernel(
         b = sigmoid(b)
     new = tl.trans(tl.load(new_in + at * V + tile, inside, 0.0))
     d_b = tl.load(d_rows + at * V + tile, inside, 0.0)
-    tl.store(d_v + at * V + tile, rounded(b[:, None] * d_b.to(tl.float32), d_v.dtype.element_ty), inside)
+    tl.store(d_v + at_all * V + out_tile, rounded(b[:, None] * d_b.to(tl.float32), d_v.dtype.element_ty), inside)
     d_lower = tl.where(strict, -product(d_b, new), 0.0)
     tl.store(d_keys + at * C + square, rounded(b[:, None] * d_lower, OPERAND), inside)
     akk = tl.load(keys_in + at * C + square, inside, 0.0).to(tl.float32)
@@ -108,8 +132,8 @@ def pairs_kernel(
         d_logit += tl.load(error_in + (part * num_tokens * H + at) + row * H, valid, 0.0)
     if SIGMOID:
         d_logit *= b * (1.0 - b)
-    tl.store(d_beta + at + row * H, d_logit.to(d_beta.dtype.element_ty), valid)
-    d_aqk = product(rounded(tl.load(d_out + at * V + tile, inside, 0.0).to(tl.float32), OPERAND), new)
+    tl.store(d_beta + at_all + row * ALL, d_logit.to(d_beta.dtype.element_ty), valid)
+    d_aqk = product(rounded(tl.load(d_out + at_all * V + out_tile, inside, 0.0).to(tl.float32), OPERAND), new)
     tl.store(d_attend + at * C + square, rounded(tl.where(strict, d_aqk, 0.0), OPERAND), inside)
     tl.store(d_diagonal + at + row * H, tl.sum(tl.where(row[:, None] == row[None, :], d_aqk, 0.0), 1), valid)
 
@@ -120,7 +144,7 @@ def gradients_kernel(
     d_q, d_k, d_g, d_a_log, d_dt_bias,
     cu_seqlens, first_group, group_sequence,
     q_stride, k_stride, g_stride, scale, lower_bound, num_sequences,
-    H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
+    H: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
     GATE: tl.constexpr, NORM: tl.constexpr, OPERAND: tl.constexpr, ANCHOR: tl.constexpr,
     FAR: tl.constexpr,
 ):  # fmt: skip
@@ -138,7 +162,8 @@ def gradients_kernel(
     lowest = tl.load(cum_in + (begin * H + head) * K + (end_row[:, None] * (H * K) + channel[None, :]))
     if (tl.min(lowest) < -2 * ANCHOR * LN2) != FAR:
         return
-    wide, square = row[None, :] * (H * K) + channel[:, None], row[:, None] * (H * C) + row[None, :]
+    wide, out_wide = row[None, :] * (H * K) + channel[:, None], row[None, :] * (ALL * K) + channel[:, None]
+    square = row[:, None] * (H * C) + row[None, :]
     tail = tl.load(end_in + (group * H + head) * K + channel)
     sum_bias, sum_a = tl.zeros([K], tl.float32), tl.zeros([K], tl.float32)
 
@@ -152,7 +177,7 @@ def gradients_kernel(
     next_diagonal = tl.load(d_diagonal_in, row < end - begin - last * C, 0.0)
     for back in range(num_chunks):
         first = begin + (last - back) * C
-        at = first * H + head
+        at, at_all = first * H + head, first * ALL + head
         rows = tl.minimum(end - first, C).to(tl.int32)
         valid = row < rows
         inside = valid[None, :]
@@ -192,7 +217,7 @@ def gradients_kernel(
             d_query += far_q
             d_key += far_k + far_key
         d_query = unit_columns_gradient(scale * d_query, queries, q_rstd, NORM)
-        tl.store(d_q + at * K + wide, rounded(d_query, d_q.dtype.element_ty), inside)
+        tl.store(d_q + at_all * K + out_wide, rounded(d_query, d_q.dtype.element_ty), inside)
 
         k_up = operand(keys * up, OPERAND)
         near = product(k_down, tl.trans(near_akk))
@@ -206,7 +231,7 @@ def gradients_kernel(
         grown = tl.load(s_new + at * K + wide, inside, 0.0)
         d_cum -= operand(keys * to_end, OPERAND).to(tl.float32) * grown
         d_key = unit_columns_gradient(d_key + to_end * grown, keys, k_rstd, NORM)
-        tl.store(d_k + at * K + wide, rounded(d_key, d_k.dtype.element_ty), inside)
+        tl.store(d_k + at_all * K + out_wide, rounded(d_key, d_k.dtype.element_ty), inside)
 
         d_step = summed(d_cum, row[:, None] >= row[None, :], OPERAND, acc=tl.zeros([K, C], tl.float32) + tail[:, None])
         tail += tl.sum(d_cum, 1)
@@ -215,47 +240,42 @@ def gradients_kernel(
         d_gate = tl.where(inside, d_gate, 0.0)
         sum_bias += tl.sum(d_gate, 1)
         sum_a += tl.sum(tl.where(inside, d_rate, 0.0), 1)
-        tl.store(d_g + at * K + wide, rounded(d_gate, d_g.dtype.element_ty), inside)
+        tl.store(d_g + at_all * K + out_wide, rounded(d_gate, d_g.dtype.element_ty), inside)
 
     if GATE != 0:
-        tl.store(d_dt_bias + (group * H + head) * K + channel, sum_bias)
-        tl.store(d_a_log + (group * H + head) * K + channel, sum_a)
+        tl.store(d_dt_bias + (group * ALL + head) * K + channel, sum_bias)
+        tl.store(d_a_log + (group * ALL + head) * K + channel, sum_a)
 
 
-def gradients(x: ChunkInputs, index: ChunkIndex, p: Prepared, d_out: Tensor, d_rows: Tensor, w: Walked) -> Gradients:
+def gradients(
+    x: ChunkInputs, index: ChunkIndex, p: Prepared, d_out: Tensor, d_rows: Tensor, w: Walked, into: Gradients
+) -> None:
     """Launches the kernels.
 
     Args:
         p: prepared with `trace`.  d_out, d_rows: `[T, H, V]`, gradient of the output, and `reverse_scan`'s result.
+        into: receives the gradients of `x`. As `d_out`, they may be `x`'s share of the heads of contiguous tensors.
     """
     assert p.trace is not None
     tokens, heads, key_dim = x.q.shape
     value_dim, groups = x.v.shape[-1], len(index.group_sequence)
-    d_q, d_k, d_v, d_g, d_beta = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in x.tensors().values())
     d_attend, d_keys = (x.q.new_empty(tokens, heads, CHUNK, dtype=x.operand) for _ in range(2))
     d_diagonal = w.end.new_empty(tokens, heads)
-    sums = [w.end.new_zeros(groups, heads, key_dim) if x.gate.kind else None for _ in range(2)]
     warps = 8 if x.operand == torch.float32 else 4
     if groups:
         pairs_kernel[(len(index.chunk_sequence) * heads,)](
-            x.beta, p.trace.keys, d_out, d_rows, w.new, w.error, d_v, d_beta, d_attend, d_keys, d_diagonal,
+            x.beta, p.trace.keys, d_out, d_rows, w.new, w.error, into.v, into.beta, d_attend, d_keys, d_diagonal,
             index.cu_seqlens, index.first_chunk, index.chunk_sequence, x.beta.stride(0), index.num_sequences, tokens,
-            H=heads, V=value_dim, C=CHUNK, PARTS=len(w.error), SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand],
-            num_warps=1, num_stages=1,
+            H=heads, ALL=x.all_heads, V=value_dim, C=CHUNK, PARTS=len(w.error), SIGMOID=x.sigmoid,
+            OPERAND=TRITON_DTYPES[x.operand], num_warps=1, num_stages=1,
         )  # fmt: skip
         for far in (False, True):
             gradients_kernel[(groups * heads,)](
                 x.q, x.k, x.g, x.gate.a_log, x.gate.dt_bias, p.trace.cum, p.trace.q_rstd, p.trace.k_rstd,
                 w.s_out, w.s_value, w.s_new, w.end, d_attend, d_keys, d_diagonal,
-                d_q, d_k, d_g, *sums,
+                into.q, into.k, into.g, *into.parts,
                 index.cu_seqlens, index.first_group, index.group_sequence,
                 x.q.stride(0), x.k.stride(0), x.g.stride(0), x.scale, x.gate.lower_bound, index.num_sequences,
-                H=heads, K=key_dim, C=CHUNK, GROUP=GROUP, GATE=x.gate.kind, NORM=x.norm,
+                H=heads, ALL=x.all_heads, K=key_dim, C=CHUNK, GROUP=GROUP, GATE=x.gate.kind, NORM=x.norm,
                 OPERAND=TRITON_DTYPES[x.operand], ANCHOR=ANCHOR[x.operand], FAR=far, num_warps=warps, num_stages=2,
             )  # fmt: skip
-    d_a_log, d_dt_bias = sums
-    return Gradients(
-        d_q, d_k, d_v, d_g, d_beta,
-        None if d_a_log is None else d_a_log.sum((0, 2)),
-        None if d_dt_bias is None else d_dt_bias.sum(0).flatten(),
-    )  # fmt: skip

@@ -1,6 +1,6 @@
 """The arguments of Kimi Delta Attention as the kernels take them: checked once, in one place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ class ChunkInputs:
 
     Attributes:
         norm: L2-normalise q and k.  sigmoid: beta is given as logits.
+        all_heads: heads of the tensors that these are a view of (H, unless `heads` made it).
     """
 
     q: Tensor
@@ -27,9 +28,12 @@ class ChunkInputs:
     scale: float
     norm: bool
     sigmoid: bool
+    all_heads: int = 0
 
     def __post_init__(self) -> None:
         tokens, heads, key_dim = self.q.shape
+        if not self.all_heads:
+            object.__setattr__(self, "all_heads", heads)
         value_dim = self.v.shape[-1]
         if key_dim not in HEAD_DIMS or value_dim not in HEAD_DIMS:
             raise ValueError(f"the Triton kernels take head dims {HEAD_DIMS}; got K = {key_dim}, V = {value_dim}")
@@ -50,6 +54,11 @@ class ChunkInputs:
 
     def tensors(self) -> dict[str, Tensor]:
         return {"q": self.q, "k": self.k, "v": self.v, "g": self.g, "beta": self.beta}
+
+    def heads(self, some: slice) -> "ChunkInputs":
+        """A view of some heads."""
+        q, k, v, g, beta = (x[:, some] for x in self.tensors().values())
+        return replace(self, q=q, k=k, v=v, g=g, beta=beta, gate=self.gate.heads(some, self.q.shape[-1]))
 
     @property
     def operand(self) -> torch.dtype:

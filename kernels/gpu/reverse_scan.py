@@ -23,7 +23,8 @@ from deltarl.kernels.gpu.scan import value_block, warps
 def reverse_scan_kernel(
     d_out, beta, k_in, q_in, k_out, inverse, attend, decay, d_final, d_initial, d_rows, checkpoints,
     cu_seqlens, first_chunk, first_group, beta_stride,
-    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
+    H: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    GROUP: tl.constexpr,
     SIGMOID: tl.constexpr, OPERAND: tl.constexpr, D_FINAL: tl.constexpr, D_INITIAL: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0) % (V // BV)
@@ -35,14 +36,14 @@ def reverse_scan_kernel(
 
     row, channel = tl.arange(0, C), tl.arange(0, K)
     value = block * BV + tl.arange(0, BV)
-    tile = pair * K * V + channel[None, :] * V + value[:, None]
+    tile = (n * ALL + head) * K * V + channel[None, :] * V + value[:, None]
     d_state = tl.zeros([BV, K], tl.float32)
     if D_FINAL:
         d_state = tl.load(d_final + tile)
 
     # 64-bit offsets only where they are the same for the whole tile.
     wide, square = row[:, None] * (H * K) + channel[None, :], row[:, None] * (H * C) + row[None, :]
-    tall = row[None, :] * (H * V) + value[:, None]
+    tall, out_tall = row[None, :] * (H * V) + value[:, None], row[None, :] * (ALL * V) + value[:, None]
     # The compiler loads ahead what is an operand of a product; the rest is loaded a chunk ahead here.
     last = (tl.maximum(num_chunks, 1) - 1).to(tl.int64)
     decay += ((chunk0 + last) * H + head) * K + channel
@@ -64,7 +65,7 @@ def reverse_scan_kernel(
         next_end, next_beta = tl.load(decay, channel * 0 < c, 0.0), tl.load(beta, row * 0 < c, 0.0)
         if SIGMOID:
             b = sigmoid(b)
-        d_o = rounded(tl.load(d_out + at * V + tall, valid[None, :], 0.0).to(tl.float32), OPERAND)
+        d_o = rounded(tl.load(d_out + (first * ALL + head) * V + out_tall, valid[None, :], 0.0).to(tl.float32), OPERAND)
         if (c % GROUP == GROUP - 1) | (step == 0):
             where = checkpoints + ((group0 + c // GROUP) * H + head) * K * V
             tl.store(where + (value[:, None] * K + channel[None, :]), rounded(d_state, OPERAND))
@@ -92,8 +93,9 @@ def reverse_scan(
     """Launches the kernel; returns db `[T, H, V]` in the operand dtype.
 
     Args:
-        d_out: `[T, H, V]` contiguous.  d_final: `[N, H, K, V]` fp32 or None for zeros.
+        d_out: `[T, H, V]`.  d_final: `[N, H, K, V]` fp32 or None for zeros.
         d_initial: receives the gradient of the initial states.
+            These three are contiguous, or `x`'s share of the heads of tensors that are.
         checkpoints: `[NG, H, V, K]` receives the gradient of the state after every group of `GROUP` chunks.
     """
     tokens, heads, key_dim = x.q.shape
@@ -105,8 +107,8 @@ def reverse_scan(
             d_out, x.beta, p.k_in, p.q_in, p.k_out, p.inverse, p.attend, p.decay,
             d_final, d_initial, d_rows, checkpoints,
             index.cu_seqlens, index.first_chunk, index.first_group, x.beta.stride(0),
-            H=heads, K=key_dim, V=value_dim, BV=block, C=CHUNK, GROUP=GROUP,
-            SIGMOID=x.sigmoid, OPERAND=TRITON_DTYPES[x.operand],
+            H=heads, ALL=x.all_heads, K=key_dim, V=value_dim, BV=block, C=CHUNK, GROUP=GROUP, SIGMOID=x.sigmoid,
+            OPERAND=TRITON_DTYPES[x.operand],
             D_FINAL=d_final is not None, D_INITIAL=d_initial is not None, num_warps=warps(block), num_stages=3,
         )  # fmt: skip
     return d_rows

@@ -61,7 +61,8 @@ def fine_product(high, low, b):
 def values_kernel(
     v, beta, k_in, k_out, inverse, decay, d_rows, before, new_out, error_out,
     cu_seqlens, first_chunk, first_group, group_sequence, v_stride, beta_stride, num_sequences, num_tokens,
-    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
+    H: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    GROUP: tl.constexpr,
     SIGMOID: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
     part, program = tl.program_id(0) % (V // BV), tl.program_id(0) // (V // BV)
@@ -78,7 +79,7 @@ def values_kernel(
     # 64-bit offsets only where they are the same for the whole tile.
     wide, tall = row[:, None] * (H * K) + channel[None, :], row[None, :] * (H * V) + value[:, None]
     square, v_tile = row[:, None] * (H * C) + row[None, :], row[None, :] * v_stride + value[:, None]
-    state = tl.load(before + (group * H + head) * K * V + (value[:, None] * K + channel[None, :])).to(tl.float32)
+    state = tl.load(before + (group * ALL + head) * K * V + (value[:, None] * K + channel[None, :])).to(tl.float32)
     # The compiler loads ahead what is an operand of a product; the rest is loaded a chunk ahead here.
     decay += (chunk0 * H + head) * K + channel
     beta += begin * beta_stride + head + row * beta_stride
@@ -111,7 +112,8 @@ def values_kernel(
 def walk_kernel(
     beta, k_out, decay, d_out, d_rows, before, after, new_in, s_out, s_value, end_out,
     cu_seqlens, first_chunk, first_group, group_sequence, beta_stride, num_sequences,
-    H: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, V: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
+    H: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
+    GROUP: tl.constexpr,
     SIGMOID: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
     part, program = tl.program_id(0) % (K // BK), tl.program_id(0) // (K // BK)
@@ -127,8 +129,9 @@ def walk_kernel(
     row, channel, value = tl.arange(0, C), part * BK + tl.arange(0, BK), tl.arange(0, V)
     # 64-bit offsets only where they are the same for the whole tile.
     across, tall = row[None, :] * (H * K) + channel[:, None], row[None, :] * (H * V) + value[:, None]
-    state_tile = (group * H + head) * K * V + (value[:, None] * K + channel[None, :])
-    state = tl.trans(tl.load(before + state_tile)).to(tl.float32)
+    out_tall = row[None, :] * (ALL * V) + value[:, None]
+    state_tile = value[:, None] * K + channel[None, :]
+    state = tl.trans(tl.load(before + (group * ALL + head) * K * V + state_tile)).to(tl.float32)
     # The compiler loads ahead what is an operand of a product; the rest is loaded a chunk ahead here.
     decay += (chunk0 * H + head) * K + channel
     beta += begin * beta_stride + head + row * beta_stride
@@ -147,13 +150,13 @@ def walk_kernel(
         high, low = halves(state, OPERAND)
         d_b = tl.load(d_rows + at * V + tall, inside, 0.0).to(tl.float32)
         tl.store(s_value + at * K + across, fine_product(high, low, rounded(-b[None, :] * d_b, OPERAND)), inside)
-        d_o = rounded(tl.load(d_out + at * V + tall, inside, 0.0).to(tl.float32), OPERAND)
+        d_o = rounded(tl.load(d_out + (first * ALL + head) * V + out_tall, inside, 0.0).to(tl.float32), OPERAND)
         tl.store(s_out + at * K + across, fine_product(high, low, d_o), inside)
         k_end = tl.load(k_out + at * K + across, inside, 0.0)
         new = tl.load(new_in + at * V + tall, inside, 0.0)
         state = product(k_end, tl.trans(new), acc=state * at_end[:, None])
 
-    d_state = tl.trans(tl.load(after + state_tile)).to(tl.float32)
+    d_state = tl.trans(tl.load(after + (group * H + head) * K * V + state_tile)).to(tl.float32)
     tl.store(end_out + (group * H + head) * K + channel, tl.sum(state * d_state, 1))
 
 
@@ -161,7 +164,8 @@ def walk_kernel(
 def walk_back_kernel(
     beta, k_in, q_in, decay, d_out, d_rows, after, new_in, s_new,
     cu_seqlens, first_chunk, first_group, group_sequence, beta_stride, num_sequences,
-    H: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, V: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr,
+    H: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
+    GROUP: tl.constexpr,
     SIGMOID: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
     part, program = tl.program_id(0) % (K // BK), tl.program_id(0) // (K // BK)
@@ -177,6 +181,7 @@ def walk_back_kernel(
     row, channel, value = tl.arange(0, C), part * BK + tl.arange(0, BK), tl.arange(0, V)
     # 64-bit offsets only where they are the same for the whole tile.
     across, tall = row[None, :] * (H * K) + channel[:, None], row[None, :] * (H * V) + value[:, None]
+    out_tall = row[None, :] * (ALL * V) + value[:, None]
     d_state = tl.load(after + (group * H + head) * K * V + (value[:, None] * K + channel[None, :]))
     d_state = tl.trans(d_state).to(tl.float32)
     # The compiler loads ahead what is an operand of a product; the rest is loaded a chunk ahead here.
@@ -199,7 +204,7 @@ def walk_back_kernel(
         high, low = halves(d_state, OPERAND)
         tl.store(s_new + at * K + across, fine_product(high, low, new), inside)
         q_up = tl.load(q_in + at * K + across, inside, 0.0)
-        d_o = rounded(tl.load(d_out + at * V + tall, inside, 0.0).to(tl.float32), OPERAND)
+        d_o = rounded(tl.load(d_out + (first * ALL + head) * V + out_tall, inside, 0.0).to(tl.float32), OPERAND)
         d_state = product(q_up, tl.trans(d_o), acc=d_state * at_end[:, None])
         k_up = tl.load(k_in + at * K + across, inside, 0.0)
         d_b = tl.load(d_rows + at * V + tall, inside, 0.0).to(tl.float32)
@@ -213,7 +218,8 @@ def walk(
 
     Args:
         d_out, d_rows: `[T, H, V]`, gradient of the output, and `reverse_scan`'s result.
-        before, after: `[NG, H, V, K]` checkpoints of `scan` and `reverse_scan`.
+        before, after: `[NG, H, V, K]` checkpoints of `scan` and `reverse_scan`. As `d_out`, the former may be
+            `x`'s share of the heads of a contiguous tensor.
     """
     tokens, heads, key_dim = x.q.shape
     value_dim, groups = x.v.shape[-1], len(index.group_sequence)
@@ -224,7 +230,7 @@ def walk(
     s_out, s_value, s_new = (x.q.new_empty(tokens, heads, key_dim, dtype=torch.float32) for _ in range(3))
     end = x.q.new_empty(groups, heads, key_dim, dtype=torch.float32)
     where = (index.cu_seqlens, index.first_chunk, index.first_group, index.group_sequence)
-    sizes = {"H": heads, "K": key_dim, "V": value_dim, "C": CHUNK, "GROUP": GROUP}
+    sizes = {"H": heads, "ALL": x.all_heads, "K": key_dim, "V": value_dim, "C": CHUNK, "GROUP": GROUP}
     options = {"SIGMOID": x.sigmoid, "OPERAND": TRITON_DTYPES[x.operand], "num_warps": 4, "num_stages": 3}
     if x.operand == torch.bfloat16:
         options |= registers(168)

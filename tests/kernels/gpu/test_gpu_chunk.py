@@ -23,6 +23,7 @@ from gpu_cases import (
     shares,
 )
 
+from deltarl.kernels.gpu import backward
 from deltarl.kernels.gpu.chunk import chunk_kda
 from deltarl.kernels.gpu.index import ChunkIndex
 
@@ -207,6 +208,37 @@ def test_it_repeats_itself_to_the_bit(dtype, dims, gate, lengths, device):
     first = run(x)
     for _ in range(5 if device.type == "cuda" else 1):
         assert all(torch.equal(a, b) for a, b in zip(first.values(), run(x).values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dims", "gate", "lengths"),
+    [
+        (FP32, (2, 16, 32), "bounded", [3, 20]),
+        (BF16, (4, 16, 16), "mixed", [20]),
+        on_gpu(BF16, (4, 128, 128), "softplus", LONG),
+        on_gpu(BF16, (4, 64, 128), "mixed", LONG),
+    ],
+)
+def test_the_backward_pass_gives_the_same_for_all_heads_at_once_and_one_by_one(
+    dtype, dims, gate, lengths, device, monkeypatch
+):
+    x = random_problem(lengths, dims, dtype, device, named_gate(gate, sum(lengths), dims))
+    together = run(x)
+    monkeypatch.setattr(backward, "SLICE_ELEMENTS", 1)
+    monkeypatch.setattr(backward, "SLICE_STATES", 1)
+    assert backward.heads_together(dims[0], 16, sum(lengths), len(lengths)) == 1
+    apart = run(x)
+    assert together.keys() == apart.keys()
+    for name in together:
+        assert torch.equal(together[name], apart[name]), name
+
+
+def test_heads_go_together_until_they_take_much_memory():
+    together = backward.heads_together
+    assert together(32, 128, 1000, 64) == 32  # little memory
+    assert together(32, 128, 32768, 8) == 8
+    assert together(32, 128, 2**20, 1) == 32  # one sequence: fewer heads would leave the GPU idle
+    assert together(6, 128, 2**20, 1000) == 3
 
 
 def test_a_batch_is_its_rows_packed_and_an_index_can_be_shared(device):
