@@ -55,16 +55,16 @@ def run_deltarl(folder: Path, work: Workload) -> list[StepTime]:
         before = time.perf_counter()
         groups = engine.generate(prompts, params)
         sampling = time.perf_counter() - before
-        answers = [t for group in groups for t in group]
-        scores = np.array(digit_share(tokenizer.batch_decode([t.completion_ids for t in answers])))
+        answers = [(group.prompt_token_ids, t) for group in groups for t in group.outputs]
+        scores = np.array(digit_share(tokenizer.batch_decode([t.token_ids for _, t in answers])))
         advantages = group_advantages(scores.reshape(work.prompts, work.generations), "group").ravel()
         samples = [
-            TrainSample(t.prompt_ids, t.completion_ids, t.logprobs, float(a))
-            for t, a in zip(answers, advantages, strict=True)
+            TrainSample(prompt, t.token_ids, t.logprobs, float(a))
+            for (prompt, t), a in zip(answers, advantages, strict=True)
         ]
         learner.update(split_batch(samples, num_ranks=1, num_minibatches=1)[0])
         engine.load_weights(learner.weights())
-        tokens = sum(len(t.completion_ids) for t in answers)
+        tokens = sum(len(t.token_ids) for _, t in answers)
         times.append(StepTime(time.perf_counter() - start, time.process_time() - cpu_start, sampling, tokens))
     return times
 

@@ -34,7 +34,37 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, padded
     return padded.from_chunks(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale))
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scale: float) -> Tensor:
+def piece_attention(q: Tensor, k: Tensor, v: Tensor, q_bounds: Tensor, k_bounds: Tensor, scale: float) -> Tensor:
+    """The same where q are only the last tokens of each sequence: the next pieces of prompts.
+
+    Args:
+        q: `[Tq, H, Dqk]`.  k: `[T, H, Dqk]`.  v: `[T, H, Dv]`.
+        q_bounds, k_bounds: `[N+1]` int, of the pieces and of the sequences up to the ends of the pieces.
+
+    Returns:
+        `[Tq, H, Dv]` in the dtype of v.
+    """
+    q_sizes, k_sizes = q_bounds.diff().tolist(), k_bounds.diff().tolist()
+    if q.is_cuda and q.dtype in FLASH_DTYPES and max(q.shape[-1], v.shape[-1]) <= FLASH_MAX_WIDTH:
+        return _flash(q, k, v, q_bounds.int(), max(q_sizes), scale, k_bounds.int(), max(k_sizes))
+    out = []
+    for new, key, value in zip(q.split(q_sizes), k.split(k_sizes), v.split(k_sizes), strict=True):
+        seen = torch.ones(len(new), len(key), dtype=torch.bool, device=q.device).tril(len(key) - len(new))
+        new, key, value = (x.transpose(0, 1) for x in (new, key, value))
+        out.append(F.scaled_dot_product_attention(new, key, value, attn_mask=seen, scale=scale).transpose(0, 1))
+    return torch.cat(out)
+
+
+def _flash(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bounds: Tensor,
+    longest: int,
+    scale: float,
+    k_bounds: Tensor | None = None,
+    longest_k: int | None = None,
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # takes seconds to import, and only a GPU needs it
 
     width = -(-max(q.shape[-1], v.shape[-1]) // FLASH_MULTIPLE) * FLASH_MULTIPLE
@@ -42,6 +72,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scale:
     columns = v.shape[-1]
     q, k, v = (F.pad(t, (0, width - t.shape[-1])) for t in (q, k, v))
     causal = (-1, 0)
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=causal)
+    k_bounds, longest_k = bounds if k_bounds is None else k_bounds, longest_k or longest
+    out = varlen_attn(q, k, v, bounds, k_bounds, longest, longest_k, scale=scale, window_size=causal)
     assert isinstance(out, Tensor)  # it returns more only if asked
     return out[..., :columns]

@@ -26,6 +26,36 @@ def short_conv(x: Tensor, weight: Tensor, position: Tensor) -> Tensor:
     return F.silu(_Taps.apply(x, weight, row))
 
 
+def short_conv_piece(x: Tensor, weight: Tensor, cu_seqlens: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for the next tokens of sequences whose last inputs are known; no gradient.
+
+    Args:
+        x: `[T, D]`, the new tokens of N sequences, packed with bounds `cu_seqlens` `[N+1]`.  weight: `[D, W]`.
+        window: `[N, W-1, D]` the inputs before them, oldest first.
+
+    Returns:
+        `[T, D]`, and the window after them.
+    """
+    gap, count = weight.shape[1] - 1, len(window)
+    before = gap * torch.arange(1, count + 1, device=x.device)
+    row = torch.arange(len(x), device=x.device) + torch.repeat_interleave(before, cu_seqlens.diff())
+    last = torch.arange(-gap, 0, device=x.device)
+    spaced = x.new_empty(len(x) + gap * count, x.shape[1])
+    spaced[row] = x
+    spaced[(cu_seqlens[:-1] + before)[:, None] + last] = window
+    out = F.silu(_weighted(spaced, weight.t().contiguous()).index_select(0, row - gap))
+    return out, spaced[(cu_seqlens[1:] + before)[:, None] + last]
+
+
+def _weighted(spaced: Tensor, taps: Tensor) -> Tensor:
+    """Sum over taps `[W, D]` of rows `[R, D]`, for all rows but the first W-1."""
+    gap, end = len(taps) - 1, len(spaced)
+    out = spaced[gap:] * taps[gap]
+    for shift in range(1, gap + 1):
+        out.addcmul_(spaced[gap - shift : end - shift], taps[gap - shift])
+    return out
+
+
 class _Taps(torch.autograd.Function):
     """The sum over taps. Written out, because autograd would keep and walk each shifted copy by itself."""
 
@@ -35,11 +65,7 @@ class _Taps(torch.autograd.Function):
         spaced = x.new_zeros(int(row[-1]) + 1 if len(row) else gap, x.shape[1])
         spaced.index_copy_(0, row, x)
         ctx.save_for_backward(spaced, taps, row)
-        end = len(spaced)
-        out = spaced[gap:] * taps[gap]
-        for shift in range(1, gap + 1):
-            out.addcmul_(spaced[gap - shift : end - shift], taps[gap - shift])
-        return out.index_select(0, row - gap)
+        return _weighted(spaced, taps).index_select(0, row - gap)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

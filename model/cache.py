@@ -9,10 +9,11 @@ from transformers import KimiLinearConfig
 from deltarl.kernels.backend import choose_backend
 from deltarl.kernels.decode import DecodeState
 from deltarl.kernels.gpu.slots import SlotState
+from deltarl.kernels.precision import core_dtype
 from deltarl.model.config import layer_kinds
 
-# Attention reads the cache a whole span at a time, so that its sums do not depend on the longest row of the batch.
-SPAN = 32
+# Tokens of a page of latents. Attention reads a row page by page, so that its sums do not depend on the longest row.
+PAGE_SIZE = 32
 
 
 @dataclass
@@ -33,25 +34,58 @@ class KDACache:
         return KDACache(self.delta[rows], self.window[rows])
 
 
+@dataclass(frozen=True)
+class RowState:
+    """All that a cache remembers of one sequence of `length` tokens, on its own.
+
+    recurrent: the KDA layers' tensors in the order of the layers, without the row dimension.
+    latents: `[length, R + rope]` of each attention layer.
+    """
+
+    length: int
+    recurrent: list[Tensor]
+    latents: list[Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in (*self.recurrent, *self.latents))
+
+
 @dataclass
 class HybridCache:
-    """Decode cache of `batch` sequences. Row i of every tensor belongs to one sequence.
+    """Decode cache of B sequences, a row each.
 
     Attributes:
-        layers: one `KDACache`, or latent tensor `[B, max_len, R + rope]`, per model layer.
+        layers: one `KDACache` of B rows, or pool of pages `[P, PAGE_SIZE, R + rope]`, per model layer. The pools hold
+            `core_dtype`: the numbers attention computes with.
+        block_table: `[B, max_pages]` int32; token t of row b is in page `block_table[b, t // PAGE_SIZE]` of each pool.
         length: `[B]` int64 tokens seen.
-        max_len: most tokens a row can hold, a multiple of `SPAN`.
     """
 
     layers: list[KDACache | Tensor]
+    block_table: Tensor
     length: Tensor
-    max_len: int
 
     @classmethod
     def allocate(
-        cls, config: KimiLinearConfig, batch: int, max_len: int, dtype: torch.dtype, device: torch.device
+        cls,
+        config: KimiLinearConfig,
+        batch: int,
+        max_len: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        num_pages: int | None = None,
     ) -> "HybridCache":
-        max_len = -(-max_len // SPAN) * SPAN
+        """
+        Args:
+            num_pages: size of the pools. If None, every row owns the pages for `max_len` tokens; otherwise whoever
+                asked hands pages out, and the table says page 0 until then.
+        """
+        spans = -(-max_len // PAGE_SIZE)
+        table = torch.zeros(batch, spans, dtype=torch.int32, device=device)
+        if num_pages is None:
+            num_pages = batch * spans
+            table = torch.arange(num_pages, dtype=torch.int32, device=device).view(batch, spans)
         layers: list[KDACache | Tensor] = []
         heads, dim, width = config.linear_num_heads, config.linear_head_dim, config.linear_conv_kernel_dim
         triton = choose_backend(device, dtype, dim, dim) == "triton"
@@ -66,34 +100,72 @@ class HybridCache:
                 layers.append(KDACache(delta, window))
             else:
                 latent = config.kv_lora_rank + config.qk_rope_head_dim
-                layers.append(torch.zeros(batch, max_len, latent, dtype=dtype, device=device))
-        return cls(layers, torch.zeros(batch, dtype=torch.int64, device=device), max_len)
+                stored = dtype if device.type == "cuda" else core_dtype(device, dtype)
+                layers.append(torch.zeros(num_pages, PAGE_SIZE, latent, dtype=stored, device=device))
+        return cls(layers, table, torch.zeros(batch, dtype=torch.int64, device=device))
+
+    @property
+    def max_len(self) -> int:
+        """Most tokens a row can hold."""
+        return self.block_table.shape[1] * PAGE_SIZE
 
     def view(self, batch: int) -> "HybridCache":
         """The first `batch` rows, sharing memory."""
         rows = slice(batch)
-        return HybridCache([layer[rows] for layer in self.layers], self.length[rows], self.max_len)
+        layers = [layer[rows] if isinstance(layer, KDACache) else layer for layer in self.layers]
+        return HybridCache(layers, self.block_table[rows], self.length[rows])
 
-    def copy_from(self, other: "HybridCache", source: Tensor, target: Tensor) -> None:
-        """Row `target[i]` becomes row `source[i]` of `other` (which may be this cache, if the rows do not overlap).
+    def copy_rows(self, source: Tensor, target: Tensor) -> None:
+        """Row `target[i]` goes on from where row `source[i]` is, but for its pages, which are the caller's business.
 
-        This is how the state of one prompt is forked to its samples.
+        No row may be both a source and a target. This is how the state of one prompt is forked to its samples.
         """
-        used = int(other.length[source].max()) if len(source) else 0
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
-                mine[target, :used] = theirs[source, :used]
-            elif isinstance(mine, KDACache) and isinstance(theirs, KDACache):
-                for x, y in zip(mine.tensors(), theirs.tensors(), strict=True):
-                    x[target] = y[source]
-        self.length[target] = other.length[source]
+        for x in (*self._recurrent(), self.length):
+            x[target] = x[source]
+
+    def clear_rows(self, rows: slice | Tensor) -> None:
+        """Rows start over, as sequences without tokens."""
+        for x in (*self._recurrent(), self.length):
+            x[rows] = 0
+
+    def copy_pages(self, source: Tensor, target: Tensor) -> None:
+        """Page `target[i]` becomes a copy of page `source[i]`."""
+        for pool in self._pools():
+            pool[target] = pool[source]
+
+    def export_row(self, row: int, length: int) -> RowState:
+        """A copy of what is known of a row of `length` tokens."""
+        pages = self.block_table[row, : -(-length // PAGE_SIZE)].long()
+        latents = [pool[pages].flatten(0, 1)[:length].clone() for pool in self._pools()]
+        return RowState(length, [x[row].clone() for x in self._recurrent()], latents)
+
+    def import_row(self, row: int, state: RowState) -> None:
+        """The reverse of `export_row`; the row must have pages enough.
+
+        Raises:
+            ValueError: a state of another model.
+        """
+        mine = [x[row] for x in self._recurrent()]
+        if [x.shape for x in mine] != [x.shape for x in state.recurrent] or len(state.latents) != len(self._pools()):
+            raise ValueError("the state is of a model with other layers")
+        for x, y in zip(mine, state.recurrent, strict=True):
+            x.copy_(y)
+        token = torch.arange(state.length, device=self.length.device)
+        page = self.block_table[row, token // PAGE_SIZE].long()
+        for pool, latents in zip(self._pools(), state.latents, strict=True):
+            pool[page, token % PAGE_SIZE] = latents.to(pool)
+        self.length[row] = state.length
 
     def bytes_per_sequence(self, length: int) -> int:
         """Memory one sequence of `length` tokens needs; only the attention layers' share grows with length."""
-        total = 0
-        for layer in self.layers:
-            if isinstance(layer, Tensor):
-                total += length * layer[0, 0].nbytes
-            else:
-                total += sum(x[0].nbytes for x in layer.tensors())
-        return total
+        return sum(x[0].nbytes for x in self._recurrent()) + -(-length // PAGE_SIZE) * self.bytes_per_page()
+
+    def bytes_per_page(self) -> int:
+        """Of all attention layers together."""
+        return sum(pool[0].nbytes for pool in self._pools())
+
+    def _recurrent(self) -> list[Tensor]:
+        return [x for layer in self.layers if isinstance(layer, KDACache) for x in layer.tensors()]
+
+    def _pools(self) -> list[Tensor]:
+        return [layer for layer in self.layers if isinstance(layer, Tensor)]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, KimiLinearConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
+from deltarl.kernels.chunk import CHUNK_SIZE
 from deltarl.kernels.logprobs import token_logprobs
 from deltarl.kernels.precision import MIN_ROWS
-from deltarl.model.cache import SPAN, HybridCache, KDACache
+from deltarl.model.cache import PAGE_SIZE, HybridCache
 from deltarl.model.config import layer_kinds, mlp_kinds
 from deltarl.model.feedforward import MLP, RMSNorm, Router, SparseMoE
 from deltarl.model.kda_layer import GatedNorm, KDALayer
@@ -37,13 +38,14 @@ class DecoderLayer(nn.Module):
             self.mlp = MLP(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor, packing: Packing, cache: Any = None, rows: Tensor | None = None) -> Tensor:
+        """rows: where in the cache: of a KDA layer `[N]` rows, of an attention layer `[N, max_pages]` pages."""
         return self._feed_forward(x + self.self_attn(self.input_layernorm(x), packing, cache, rows))
 
-    def decode(self, x: Tensor, cache: Any, offset: Tensor, position: Tensor, visible: Tensor) -> Tensor:
+    def decode(self, x: Tensor, cache: Any, offset: Tensor, table: Tensor, position: Tensor, visible: Tensor) -> Tensor:
         normed = self.input_layernorm(x)
         if isinstance(self.self_attn, KDALayer):
             return self._feed_forward(x + self.self_attn.decode(normed, cache, offset, position))
-        return self._feed_forward(x + self.self_attn.decode(normed, cache, position, visible))
+        return self._feed_forward(x + self.self_attn.decode(normed, cache, table, position, visible))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         mlp = self.block_sparse_moe if hasattr(self, "block_sparse_moe") else self.mlp
@@ -81,22 +83,33 @@ class HybridModel(nn.Module):
     ) -> Tensor:
         """`[T]` token ids to `[T, D]` hidden states; with a cache, also prefills its `rows` (one per sequence)."""
         x = self.embed_tokens(ids)
+        table = None if cache is None or rows is None else cache.block_table[rows]
+        if cache is not None and rows is not None and packing.start is not None:
+            cache.clear_rows(rows[packing.start == 0])  # pieces go on from what the rows hold
         for i, layer in enumerate(self.layers):
-            x = layer(x, packing, cache.layers[i] if cache else None, rows)
+            if cache is None:
+                x = layer(x, packing)
+            else:
+                x = layer(x, packing, cache.layers[i], table if isinstance(cache.layers[i], Tensor) else rows)
         if cache is not None:
-            cache.length[rows] = packing.cu_seqlens.diff()
+            lengths = packing.cu_seqlens.diff()
+            cache.length[rows] = lengths if packing.start is None else packing.start + lengths
         return self.norm(x)
 
-    def decode(self, ids: Tensor, cache: HybridCache) -> Tensor:
-        """Next token of every row of `cache`, `[B]` ids to `[B, D]` hidden states; the cache moves on by one."""
+    def decode(self, ids: Tensor, cache: HybridCache, longest: int | None = None) -> Tensor:
+        """Next token of every row of `cache`, `[B]` ids to `[B, D]` hidden states; the cache moves on by one.
+
+        Args:
+            longest: at least the length of every row before this token; asked of the device if None.
+        """
         x = self.embed_tokens(ids)
         position = cache.length
-        span = -(-(int(position.max()) + 1) // SPAN) * SPAN
-        visible = torch.arange(span, device=ids.device) <= position.unsqueeze(-1)
-        chunk_size = next((c.delta.k.shape[2] for c in cache.layers if isinstance(c, KDACache)), 1)
-        offset = position % chunk_size
+        pages = (int(position.max()) if longest is None else longest) // PAGE_SIZE + 1
+        table = cache.block_table[:, :pages]
+        visible = torch.arange(pages * PAGE_SIZE, device=ids.device) <= position.unsqueeze(-1)
+        offset = position % CHUNK_SIZE
         for layer, layer_cache in zip(cast(list[DecoderLayer], self.layers), cache.layers, strict=True):
-            x = layer.decode(x, layer_cache, offset, position, visible)
+            x = layer.decode(x, layer_cache, offset, table, position, visible)
         cache.length += 1
         return self.norm(x)
 
@@ -189,23 +202,31 @@ class HybridForCausalLM(PreTrainedModel):
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **unused)
         return HybridOutput(loss=loss, logits=logits)
 
-    def new_cache(self, batch: int, max_len: int) -> HybridCache:
-        """An empty decode cache for `batch` sequences of up to `max_len` tokens."""
+    def new_cache(self, batch: int, max_len: int, num_pages: int | None = None) -> HybridCache:
+        """An empty decode cache for `batch` sequences of up to `max_len` tokens; see `HybridCache.allocate`."""
         weight = self.lm_head.weight
-        return HybridCache.allocate(self.config, batch, max_len, weight.dtype, weight.device)
+        return HybridCache.allocate(self.config, batch, max_len, weight.dtype, weight.device, num_pages)
 
     @torch.no_grad()
     def prefill(self, ids: Tensor, packing: Packing, cache: HybridCache, rows: Tensor) -> Tensor:
-        """Runs packed prompts (`[T]` ids) into cache rows; returns the logits `[N, vocab]` after each prompt."""
+        """Runs packed prompts (`[T]` ids) into cache rows; returns the logits `[N, vocab]` after each prompt.
+
+        With `packing.start`, the next pieces of prompts whose rows hold what came before. Pieces must start at a
+        multiple of the chunk size, `deltarl.kernels.chunk.CHUNK_SIZE`.
+        """
         hidden = self.model.packed(ids, packing, cache, rows)
         last = hidden[packing.cu_seqlens[1:] - 1]
         filled = F.pad(last, (0, 0, 0, max(0, MIN_ROWS - len(last))))
         return self.lm_head(filled)[: len(last)].float()
 
     @torch.no_grad()
-    def decode(self, ids: Tensor, cache: HybridCache) -> Tensor:
-        """Feeds one token to every cache row (`[B]`); returns the next logits `[B, vocab]` in fp32."""
-        return self.lm_head(self.model.decode(ids, cache)).float()
+    def decode(self, ids: Tensor, cache: HybridCache, longest: int | None = None) -> Tensor:
+        """Feeds one token to every cache row (`[B]`); returns the next logits `[B, vocab]` in fp32.
+
+        Args:
+            longest: at least the length of every row; without it the device is waited for.
+        """
+        return self.lm_head(self.model.decode(ids, cache, longest)).float()
 
     @classmethod
     def from_pretrained(cls, path: str | PathLike[str], **kwargs: Any) -> "HybridForCausalLM":  # type: ignore[override]

@@ -7,7 +7,7 @@ from transformers import KimiLinearConfig
 
 from deltarl.kernels.backend import choose_backend
 from deltarl.kernels.chunk import chunk_kda
-from deltarl.kernels.conv import last_inputs, short_conv, short_conv_step
+from deltarl.kernels.conv import last_inputs, short_conv, short_conv_piece, short_conv_step
 from deltarl.kernels.decode import DecodeState, decode_kda
 from deltarl.kernels.gate import log_decay
 from deltarl.kernels.gpu.projected import LayerWeights, Projected
@@ -58,12 +58,22 @@ class KDALayer(nn.Module):
         self.o_proj = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor, packing: Packing, cache: KDACache | None = None, rows: Tensor | None = None) -> Tensor:
-        """`[T, D]` packed to `[T, D]`; with a cache, sequence i also leaves its state in cache row `rows[i]`."""
+        """`[T, D]` packed to `[T, D]`; with a cache, sequence i also leaves its state in cache row `rows[i]`.
+
+        Pieces of sequences (`packing.start`) go on from what the rows hold.
+        """
         qkv, forget, gate, beta = self._project(x)
         if choose_backend(x.device, x.dtype, self.head_dim, self.head_dim) == "triton":
             return self._triton_forward(Projected(qkv, forget, beta, gate), packing, cache, rows)
         weight = self._conv_weight()
-        q, k, v, g, beta = self._recurrence_inputs(short_conv(qkv, weight, packing.position), forget, beta)
+        initial = None
+        if packing.start is None or cache is None or rows is None:
+            mixed, window = short_conv(qkv, weight, packing.position), None
+        else:
+            assert isinstance(cache.delta, DecodeState)  # allocated for the same backend
+            mixed, window = short_conv_piece(qkv, weight, packing.cu_seqlens, cache.window[rows])
+            initial = cache.delta.state[rows]
+        q, k, v, g, beta = self._recurrence_inputs(mixed, forget, beta)
         if cache is None or rows is None:
             out, _ = kda(
                 *(t.unsqueeze(0) for t in (q, k, v, g, beta)),
@@ -79,7 +89,7 @@ class KDALayer(nn.Module):
             g,
             beta,
             self.head_dim**-0.5,
-            None,
+            initial,
             packing.chunks,
             output_buffer=True,
             use_qk_l2norm=True,
@@ -88,7 +98,7 @@ class KDALayer(nn.Module):
         assert buffer is not None  # asked for
         assert isinstance(cache.delta, DecodeState)  # allocated for the same backend
         cache.delta.load(rows, buffer)
-        cache.window[rows] = last_inputs(qkv, packing.cu_seqlens, weight.shape[1])
+        cache.window[rows] = last_inputs(qkv, packing.cu_seqlens, weight.shape[1]) if window is None else window
         return self._output(out, gate)
 
     def _triton_forward(self, x: Projected, packing: Packing, cache: KDACache | None, rows: Tensor | None) -> Tensor:
@@ -99,7 +109,9 @@ class KDALayer(nn.Module):
             out = layer_forward(x, weights, packing.index, packing.position)
         else:
             assert isinstance(cache.delta, SlotState)  # allocated for the same backend
-            out = layer_prefill(x, weights, packing.cu_seqlens, packing.position, cache.delta, cache.window, slots=rows)
+            out = layer_prefill(
+                x, weights, packing.cu_seqlens, packing.position, cache.delta, cache.window, rows, packing.start
+            )
         return self.o_proj(out.flatten(-2))
 
     def decode(self, x: Tensor, cache: KDACache, offset: Tensor, position: Tensor) -> Tensor:

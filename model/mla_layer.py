@@ -1,13 +1,14 @@
 """Multi-head latent attention: keys and values of a token come from one small latent vector, which is all we cache."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import KimiLinearConfig
 
-from deltarl.kernels.attention import packed_attention
+from deltarl.kernels.attention import packed_attention, piece_attention
 from deltarl.kernels.backend import MAX_RANK, MAX_ROPE, use_triton
 from deltarl.kernels.precision import core_dtype
-from deltarl.model.cache import SPAN
+from deltarl.model.cache import PAGE_SIZE
 from deltarl.model.config import uses_rope
 from deltarl.model.feedforward import RMSNorm
 from deltarl.model.packing import Packing
@@ -42,49 +43,70 @@ class MLALayer(nn.Module):
         self.o_proj = nn.Linear(self.num_heads * self.value, hidden, bias=config.attention_bias)
         self.scale = (self.nope + self.rope) ** -0.5
 
-    def forward(self, x: Tensor, packing: Packing, cache: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
-        """`[T, D]` packed to `[T, D]`; with a cache, sequence i leaves its latents in cache row `rows[i]`."""
+    def forward(self, x: Tensor, packing: Packing, pages: Tensor | None = None, table: Tensor | None = None) -> Tensor:
+        """`[T, D]` packed to `[T, D]`.
+
+        Args:
+            pages: `[P, PAGE_SIZE, R + rope]` pool where the latents are left, if any.
+            table: `[N, max_pages]` pages of each sequence. Pieces (`packing.start`) also see what is there already.
+        """
         q, latent = self._query(x, packing.position), self._latent(x, packing.position)
-        if cache is not None and rows is not None:
-            sequence = torch.repeat_interleave(rows, packing.cu_seqlens.diff())
-            cache[sequence, packing.position] = latent
+        if pages is not None and table is not None:
+            sequence = torch.repeat_interleave(
+                torch.arange(len(table), device=x.device), packing.cu_seqlens.diff(), output_size=len(x)
+            )
+            page = table[sequence, packing.position // PAGE_SIZE].long()
+            pages[page, packing.position % PAGE_SIZE] = latent.to(pages)
+            if packing.start is not None:
+                return self._continue(x, q, pages, table, packing)
         q, compressed, shared_key = self._core(q, *latent.split([self.rank, self.rope], -1))
-        expanded = torch.einsum("tr,hdr->thd", compressed, self._expand_weight(compressed.dtype))
-        key, value = expanded.split([self.nope, self.value], -1)
-        key = torch.cat([key, shared_key.unsqueeze(1).expand(-1, self.num_heads, -1)], -1)
+        key, value = self._keys_values(compressed, shared_key)
         out = packed_attention(q, key, value, packing.cu_seqlens, packing.padded, self.scale)
         return self.o_proj(out.flatten(-2).to(x.dtype))
 
-    def decode(self, x: Tensor, cache: Tensor, position: Tensor, visible: Tensor) -> Tensor:
-        """One token for each cache row, `[B, D]`.
+    def _continue(self, x: Tensor, q: Tensor, pages: Tensor, table: Tensor, packing: Packing) -> Tensor:
+        """Attention of pieces: a sequence's queries see its latents in `pages` up to their own position."""
+        assert packing.start is not None
+        lengths = packing.start + packing.cu_seqlens.diff()
+        seen = Packing.build(F.pad(lengths.cumsum(0), (1, 0)))
+        sequence = torch.repeat_interleave(torch.arange(len(table), device=x.device), lengths)
+        latent = pages[table[sequence, seen.position // PAGE_SIZE].long(), seen.position % PAGE_SIZE]
+        q, compressed, shared_key = self._core(q, *latent.split([self.rank, self.rope], -1))
+        key, value = self._keys_values(compressed, shared_key)
+        out = piece_attention(q, key, value, packing.cu_seqlens, seen.cu_seqlens, self.scale)
+        return self.o_proj(out.flatten(-2).to(x.dtype))
+
+    def _keys_values(self, compressed: Tensor, shared_key: Tensor) -> tuple[Tensor, Tensor]:
+        """Of all heads, `[T, H, nope + rope]` and `[T, H, value]`, from latents."""
+        expanded = torch.einsum("tr,hdr->thd", compressed, self._expand_weight(compressed.dtype))
+        key, value = expanded.split([self.nope, self.value], -1)
+        return torch.cat([key, shared_key.unsqueeze(1).expand(-1, self.num_heads, -1)], -1), value
+
+    def decode(self, x: Tensor, pages: Tensor, table: Tensor, position: Tensor, visible: Tensor) -> Tensor:
+        """One token for each of B rows, `[B, D]`.
 
         Args:
-            cache: `[B, max_len, R + rope]`.  position: `[B]` index of the new token.
-            visible: `[B, L]` bool, which of the first L cached tokens each row may see: those up to its own. Not read
-                on a GPU.
+            pages: `[P, PAGE_SIZE, R + rope]`.  table: `[B, n]` pages of each row.  position: `[B]` index of the token.
+            visible: `[B, n · PAGE_SIZE]` bool, which tokens each row may see: those up to its own. Not read on a GPU.
         """
         q, latent = self._query(x, position), self._latent(x, position)
-        cache[torch.arange(len(x), device=x.device), position] = latent
-        q, seen = self._core(q, cache[:, : visible.shape[1]])
+        page = table.gather(1, (position // PAGE_SIZE).unsqueeze(1)).squeeze(1).long()
+        pages[page, position % PAGE_SIZE] = latent.to(pages)
+        (q,) = self._core(q)
         expand = self._expand_weight(q.dtype)
         nope, shared = q.split([self.nope, self.rope], -1)
         absorbed = torch.cat([torch.einsum("bhd,hdr->bhr", nope, expand[:, : self.nope]), shared], -1)
         if use_triton(q.device, q.dtype) and self.rank <= MAX_RANK and self.rope <= MAX_ROPE:
-            mixed = self._attend_pages(absorbed, cache, position)
+            from deltarl.kernels.gpu.latent_attention import latent_attention_decode  # Triton is there with a GPU only
+
+            mixed = latent_attention_decode(absorbed, pages, table, position + 1, self.rank, self.scale)
         else:
+            seen = pages[table.long()].flatten(1, 2)
             scores = absorbed @ seen.transpose(1, 2) * self.scale
             weight = scores.masked_fill(~visible.unsqueeze(1), float("-inf")).softmax(-1)
             mixed = weight @ seen[..., : self.rank]
         out = torch.einsum("bhr,hdr->bhd", mixed, expand[:, self.nope :])
         return self.o_proj(out.flatten(-2).to(x.dtype))
-
-    def _attend_pages(self, absorbed: Tensor, cache: Tensor, position: Tensor) -> Tensor:
-        """Mean latent `[B, H, R]` of what each row sees, by the GPU kernel; row i of the cache is its next pages."""
-        from deltarl.kernels.gpu.latent_attention import latent_attention_decode  # Triton is there with a GPU only
-
-        pages = cache.view(-1, SPAN, cache.shape[-1])
-        table = torch.arange(len(pages), dtype=torch.int32, device=cache.device).view(len(cache), -1)
-        return latent_attention_decode(absorbed, pages, table, position + 1, self.rank, self.scale)
 
     def _core(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """In the dtype attention is computed in; on a GPU that of the query, because the kernels add in fp32 anyway."""

@@ -22,6 +22,7 @@ class Packing:
     Attributes:
         cu_seqlens: `[N+1]` bounds.
         position: `[T]` index of each token in its own sequence.
+        start: `[N]` tokens of each sequence that came before, where these are pieces of sequences; else None.
         chunks: layout of the KDA layers.
         padded: one chunk per sequence, as long as the longest, rounded up: the layout of the attention layers.
             Padding on the right is never seen by a causal mask.
@@ -31,14 +32,16 @@ class Packing:
     position: Tensor
     chunks: ChunkLayout
     padded: ChunkLayout
+    start: Tensor | None = None
 
     @classmethod
-    def build(cls, cu_seqlens: Tensor) -> "Packing":
+    def build(cls, cu_seqlens: Tensor, start: Tensor | None = None) -> "Packing":
         lengths = cu_seqlens.diff()
-        starts = torch.repeat_interleave(cu_seqlens[:-1], lengths)
+        first = torch.repeat_interleave(cu_seqlens[:-1] if start is None else cu_seqlens[:-1] - start, lengths)
         return cls(
             cu_seqlens=cu_seqlens,
-            position=torch.arange(len(starts), device=cu_seqlens.device) - starts,
+            position=torch.arange(len(first), device=cu_seqlens.device) - first,
+            start=start,
             chunks=ChunkLayout.build(cu_seqlens, CHUNK_SIZE),
             padded=ChunkLayout.build(cu_seqlens, -(-max(1, int(lengths.max())) // PAD_MULTIPLE) * PAD_MULTIPLE),
         )
@@ -49,5 +52,8 @@ class Packing:
         return ChunkIndex.build(self.cu_seqlens, len(self.position))
 
     @classmethod
-    def from_lengths(cls, lengths: list[int], device: torch.device | None = None) -> "Packing":
-        return cls.build(torch.tensor([0, *lengths], device=device).cumsum(0))
+    def from_lengths(
+        cls, lengths: list[int], device: torch.device | None = None, start: list[int] | None = None
+    ) -> "Packing":
+        before = None if start is None else torch.tensor(start, device=device)
+        return cls.build(torch.tensor([0, *lengths], device=device).cumsum(0), before)

@@ -48,7 +48,7 @@ def verdict_fraction(episodes: Episodes, kind: VerdictKind) -> float:
 
 def truncated_fraction(episodes: Episodes) -> float:
     """Share of the answers cut at the token limit."""
-    return float(np.mean([t.finish_reason == "length" for group in episodes.groups for t in group]))
+    return float(np.mean([t.finish_reason == "length" for group in episodes.groups for t in group.outputs]))
 
 
 def sample_rows(episodes: Episodes, step: int, split: Literal["train", "eval"], count: int) -> list[SampleRow]:
@@ -58,7 +58,7 @@ def sample_rows(episodes: Episodes, step: int, split: Literal["train", "eval"], 
     rows: list[SampleRow] = []
     for flat in np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist():
         prompt, index = divmod(flat, per_group)
-        trajectory = episodes.groups[prompt][index]
+        answer = episodes.groups[prompt].outputs[index]
         verdict = episodes.report.verdicts[flat] if episodes.report.verdicts else None
         score = episodes.report.scores[flat]
         row: SampleRow = {
@@ -71,10 +71,10 @@ def sample_rows(episodes: Episodes, step: int, split: Literal["train", "eval"], 
             "kind": str(verdict.kind) if verdict else "",
             "extracted": verdict.extracted if verdict else None,
             "seconds": verdict.seconds if verdict else 0.0,
-            "finish_reason": trajectory.finish_reason,
-            "weight_version": trajectory.weight_version,
+            "finish_reason": answer.finish_reason,
+            "weight_version": answer.weight_versions[-1],
             "group": prompt,
-            "tokens": len(trajectory.completion_ids),
+            "tokens": len(answer.token_ids),
         }
         if episodes.report.extras:
             row["extra"] = {name: values[flat] for name, values in episodes.report.extras.items()}

@@ -12,7 +12,8 @@ from deltarl.reward.verdict import VerdictKind
 from deltarl.rl.batch import TrainSample
 from deltarl.rl.data import EncodedPrompt
 from deltarl.rl.stages import RewardStage, Sampler
-from deltarl.rollout.params import SamplingParams, Trajectory
+from deltarl.rollout.outputs import RequestOutput
+from deltarl.rollout.params import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,13 @@ class Episodes:
     """P prompts with G answers each; flat lists run through the answers of the first prompt first.
 
     Attributes:
-        groups: `[P][G]`.
+        groups: the answers of each prompt `[P]`.
         completions: `[P*G]` the answers' text without special tokens.
         report: scores and verdicts of the `P*G` answers.
     """
 
     prompts: Sequence[EncodedPrompt]
-    groups: list[list[Trajectory]]
+    groups: list[RequestOutput]
     completions: list[str]
     report: ScoreReport
 
@@ -47,37 +48,35 @@ class Episodes:
     @property
     def lengths(self) -> np.ndarray:
         """`[P, G]` completion tokens."""
-        return np.array([[len(t.completion_ids) for t in group] for group in self.groups])
+        return np.array([[len(t.token_ids) for t in group.outputs] for group in self.groups])
 
     def train_samples(self, advantages: np.ndarray) -> list[TrainSample]:
         """The answers that have a score, with their advantages `[P, G]`, for the learner."""
         known = ~np.isnan(self.scores)
         return [
-            TrainSample(t.prompt_ids, t.completion_ids, t.logprobs, float(advantages[i, j]))
+            TrainSample(group.prompt_token_ids, t.token_ids, t.logprobs, float(advantages[i, j]))
             for i, group in enumerate(self.groups)
-            for j, t in enumerate(group)
+            for j, t in enumerate(group.outputs)
             if known[i, j]
         ]
 
 
-def sample(
-    prompts: Sequence[EncodedPrompt], params: Sequence[SamplingParams], sampler: Sampler
-) -> list[list[Trajectory]]:
+def sample(prompts: Sequence[EncodedPrompt], params: Sequence[SamplingParams], sampler: Sampler) -> list[RequestOutput]:
     """The answers to each prompt."""
     return sampler.generate([p.token_ids for p in prompts], params)
 
 
 def score(
     prompts: Sequence[EncodedPrompt],
-    groups: list[list[Trajectory]],
+    groups: list[RequestOutput],
     tokenizer: PreTrainedTokenizerBase,
     scorer: RewardStage,
     state: TrainerState,
 ) -> Episodes:
     """Scores every answer against its problem's columns."""
-    completion_ids = [t.completion_ids for group in groups for t in group]
+    completion_ids = [t.token_ids for group in groups for t in group.outputs]
     completions = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
-    owner = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+    owner = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group.outputs]
     names = owner[0].example.columns.keys()
     columns = {name: [p.example.columns[name] for p in owner] for name in names}
     columns |= {"answer": [p.example.answer for p in owner], "completion_ids": completion_ids}

@@ -7,15 +7,14 @@ from typing import Any, Protocol
 from deltarl.actor.fleet import Fleet
 from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
-from deltarl.rollout.params import SamplingParams, Trajectory
+from deltarl.rollout.outputs import RequestOutput
+from deltarl.rollout.params import SamplingParams
 
 
 class Sampler(Protocol):
     """`rollout.Engine` is one."""
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
-    ) -> list[list[Trajectory]]: ...
+    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[RequestOutput]: ...
 
 
 class RewardStage(Protocol):
@@ -40,7 +39,7 @@ class FleetSampler:
     def __init__(self, fleet: Fleet):
         self._fleet = fleet
 
-    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[list[Trajectory]]:
+    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[RequestOutput]:
         parts = min(len(self._fleet), len(prompts))
         shares = [(prompts[i::parts], params[i::parts]) for i in range(parts)]
         results = self._fleet.map("generate", shares)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from deltarl.model.checkpoint import load_model
 from deltarl.model.weights import WeightUpdate
 from deltarl.rollout.engine import Engine
-from deltarl.rollout.params import SamplingParams, Trajectory
+from deltarl.rollout.outputs import RequestOutput
+from deltarl.rollout.params import SamplingParams
 
 
 class RolloutWorker:
@@ -15,7 +16,7 @@ class RolloutWorker:
     def __init__(self, model_path: str, *, max_num_seqs: int, max_model_len: int | None = None):
         self._engine = Engine(load_model(model_path), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
 
-    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[list[Trajectory]]:
+    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[RequestOutput]:
         """See `Engine.generate`."""
         return self._engine.generate(prompts, params)
 

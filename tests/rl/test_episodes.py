@@ -14,15 +14,19 @@ from deltarl.rl.data import EncodedPrompt, Example
 from deltarl.rl.episode_stats import sample_rows, train_metrics
 from deltarl.rl.episodes import Episodes, score
 from deltarl.rl.metrics import SampleRow, metric_doc
-from deltarl.rollout.params import Trajectory
+from deltarl.rollout.outputs import CompletionOutput, RequestOutput
 
 K = VerdictKind
 TOKENIZER = byte_tokenizer(["\\boxed{"])
 
 
-def trajectory(text: str, finish: str = "stop", version: int = 4) -> Trajectory:
+def answer(text: str, finish: str = "stop") -> CompletionOutput:
     ids = TOKENIZER.encode(text)
-    return Trajectory([7, 8], ids, [-0.25] * len(ids), version, finish)
+    return CompletionOutput(0, ids, [-0.25] * len(ids), [-0.25] * len(ids), [4] * len(ids), finish)
+
+
+def group(*outputs: CompletionOutput) -> RequestOutput:
+    return RequestOutput("", [7, 8], list(outputs))
 
 
 def prompt(i: int) -> EncodedPrompt:
@@ -47,7 +51,7 @@ def episodes() -> Episodes:
     total = [1.5, 1.0, 0.1, 1.3, 0.0, None]
     return Episodes(
         prompts=[prompt(i) for i in range(3)],
-        groups=[[trajectory(t, f) for t, f in zip(*pair, strict=True)] for pair in zip(texts, finish, strict=True)],
+        groups=[group(*map(answer, *pair)) for pair in zip(texts, finish, strict=True)],
         completions=[t for group in texts for t in group],
         report=ScoreReport(total, verdicts, {"math": scores, "bonus": bonus}),
     )
@@ -117,8 +121,8 @@ def test_score_hands_every_answer_over_with_the_columns_of_its_problem():
             return ScoreReport([0.0] * 4, None, {})
 
     eos = TOKENIZER.eos_token_id
-    group = [Trajectory([7], [*TOKENIZER.encode("\\boxed{é}"), eos], [0.0] * 5, 0, "stop"), trajectory("b")]
-    groups = [group, [trajectory("c"), trajectory("d")]]
+    ended = CompletionOutput(0, [*TOKENIZER.encode("\\boxed{é}"), eos], [0.0] * 5, [0.0] * 5, [0] * 5, "stop")
+    groups = [group(ended, answer("b")), group(answer("c"), answer("d"))]
     episodes = score([prompt(0), prompt(1)], groups, TOKENIZER, Stage(), TrainerState(2, 9))
     assert seen["state"] == TrainerState(2, 9)
     assert seen["prompts"] == ["text 0", "text 0", "text 1", "text 1"]
@@ -127,7 +131,7 @@ def test_score_hands_every_answer_over_with_the_columns_of_its_problem():
         "level": [0, 0, 1, 1],
         "family": ["f"] * 4,
         "answer": ["gold 0", "gold 0", "gold 1", "gold 1"],
-        "completion_ids": [t.completion_ids for group in groups for t in group],
+        "completion_ids": [t.token_ids for g in groups for t in g.outputs],
     }
 
 

@@ -13,7 +13,7 @@ from deltarl.rl.data import EncodedPrompt, Example
 from deltarl.rl.evaluate import eval_metrics, evaluate, pass_at_k
 from deltarl.rl.metrics import metric_doc
 from deltarl.rl.warm_start import byte_tokenizer
-from deltarl.rollout.params import Trajectory
+from deltarl.rollout.outputs import CompletionOutput, RequestOutput
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -39,7 +39,14 @@ class Sampler:
         self.params = list(params)
         finish = ["stop", "length"]
         return [
-            [Trajectory(list(p), [40 + i] * (i + 1), [0.0] * (i + 1), 0, finish[i % 2]) for i in range(q.n)]
+            RequestOutput(
+                "",
+                list(p),
+                [
+                    CompletionOutput(i, [40 + i] * n, [0.0] * n, [0.0] * n, [0] * n, finish[i % 2])
+                    for i, n in enumerate(range(1, q.n + 1))
+                ],
+            )
             for p, q in zip(prompts, params, strict=True)
         ]
 

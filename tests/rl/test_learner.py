@@ -25,9 +25,9 @@ def samples(policy_folder) -> list[TrainSample]:
     prompts = [rng.integers(3, 24, n).tolist() for n in (4, 9, 17, 6)]
     params = SamplingParams(n=6, temperature=TEMPERATURE, max_tokens=40, stop_token_ids=(STOP,), seed=5)
     groups = Engine(load_model(policy_folder)).generate(prompts, params)
-    answers = [t for group in groups for t in group]
-    assert len({len(t.completion_ids) for t in answers}) > 3
-    return [TrainSample(t.prompt_ids, t.completion_ids, t.logprobs, float(rng.normal())) for t in answers]
+    answers = [(group.prompt_token_ids, t) for group in groups for t in group.outputs]
+    assert len({len(t.token_ids) for _, t in answers}) > 3
+    return [TrainSample(prompt, t.token_ids, t.logprobs, float(rng.normal())) for prompt, t in answers]
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ def samples(policy_folder) -> list[TrainSample]:
     rng = np.random.default_rng(1)
     prompts = [rng.integers(3, 24, n).tolist() for n in (3, 30, 12)]
     params = SamplingParams(n=5, max_tokens=40, stop_token_ids=(2,), seed=1)
-    answers = [t for group in Engine(load_model(policy_folder)).generate(prompts, params) for t in group]
-    return [TrainSample(t.prompt_ids, t.completion_ids, t.logprobs, float(rng.normal())) for t in answers]
+    groups = Engine(load_model(policy_folder)).generate(prompts, params)
+    answers = [(group.prompt_token_ids, t) for group in groups for t in group.outputs]
+    return [TrainSample(prompt, t.token_ids, t.logprobs, float(rng.normal())) for prompt, t in answers]
 
 
 def train(config: LearnerConfig, model: str, share, folder: Path) -> None:

@@ -6,7 +6,8 @@ from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import Verdict, VerdictKind
 from deltarl.rl.stages import FleetSampler, FleetScorer, merge_reports
-from deltarl.rollout.params import SamplingParams, Trajectory
+from deltarl.rollout.outputs import CompletionOutput, RequestOutput
+from deltarl.rollout.params import SamplingParams
 
 
 class FakeFleet:
@@ -26,7 +27,11 @@ class FakeFleet:
 class Worker:
     def generate(self, prompts, params):
         return [
-            [Trajectory(list(p), [p[0], i], [0.0, 0.0], 0, "stop") for i in range(q.n)]
+            RequestOutput(
+                "",
+                list(p),
+                [CompletionOutput(i, [p[0], i], [0.0, 0.0], [0.0, 0.0], [0, 0], "stop") for i in range(q.n)],
+            )
             for p, q in zip(prompts, params, strict=True)
         ]
 
@@ -44,8 +49,8 @@ def test_the_sampler_keeps_the_order_and_each_prompts_own_parameters(workers):
     fleet = FakeFleet(Worker(), workers)
     prompts = [[i, i + 1] for i in range(7)]
     groups = FleetSampler(fleet).generate(prompts, [SamplingParams(n=1 + i % 3) for i in range(7)])
-    assert [group[0].prompt_ids for group in groups] == prompts
-    assert [len(group) for group in groups] == [1 + i % 3 for i in range(7)]
+    assert [group.prompt_token_ids for group in groups] == prompts
+    assert [len(group.outputs) for group in groups] == [1 + i % 3 for i in range(7)]
     assert len(fleet.items) == min(workers, 7)
     shares = [len(prompts) for prompts, _ in fleet.items]
     assert max(shares) - min(shares) <= 1

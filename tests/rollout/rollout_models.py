@@ -1,6 +1,7 @@
 """Small policies whose distributions are neither flat nor certain, and what the learner would compute for them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch import Tensor
 from deltarl.model.config import hybrid_config
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.kda_layer import KDALayer
-from deltarl.rollout.params import Trajectory
+from deltarl.rollout.engine import Engine
+from deltarl.rollout.outputs import RequestOutput
 
 VOCAB = 37
 CONTEXT = 128
@@ -44,6 +46,39 @@ def policy(kind: str = "hybrid", seed: int = 0) -> HybridForCausalLM:
 def random_prompts(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in lengths]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An answer with its prompt."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    logprobs: list[float]
+    sampling_logprobs: list[float]
+    weight_versions: list[int]
+    finish_reason: str
+
+    @classmethod
+    def of(cls, request: RequestOutput) -> "list[Trajectory]":
+        return [
+            cls(
+                request.prompt_token_ids,
+                t.token_ids,
+                t.logprobs,
+                t.sampling_logprobs,
+                t.weight_versions,
+                t.finish_reason,
+            )
+            for t in request.outputs
+        ]
+
+
+class GroupEngine(Engine):
+    """Gives trajectories, a list for each prompt."""
+
+    def generate(self, prompts, params):
+        return [Trajectory.of(request) for request in super().generate(prompts, params)]
 
 
 @torch.no_grad()

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rollout_models import CONTEXT, VOCAB, largest_gap, policy, random_prompts
+from rollout_models import CONTEXT, VOCAB, GroupEngine, Trajectory, largest_gap, policy, random_prompts
 
 from deltarl.model.checkpoint import save_model
 from deltarl.model.weights import WeightMismatchError, WeightUpdate
-from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.worker import RolloutWorker
 
@@ -25,7 +24,7 @@ def test_three_hundred_requests_through_sixteen_slots_come_back_once_and_in_orde
         SamplingParams(n=1 + i % 3, max_tokens=1 + i * 5 % 23, seed=i, stop_token_ids=tuple(range(3, 3 + i % 4)))
         for i in range(300)
     ]
-    engine = Engine(model, max_num_seqs=16, max_prefill_tokens=100)
+    engine = GroupEngine(model, max_num_seqs=16, max_prefill_tokens=100)
     groups = engine.generate(prompts, params)
     assert len(groups) == 300
     for prompt, request, group in zip(prompts, params, groups, strict=True):
@@ -39,36 +38,36 @@ def test_three_hundred_requests_through_sixteen_slots_come_back_once_and_in_orde
             assert t.finish_reason == ended
             assert ended == "stop" or len(t.completion_ids) == request.max_tokens
     for i in range(0, 300, 37):
-        alone = Engine(model).generate([prompts[i]], params[i])[0]
+        alone = GroupEngine(model).generate([prompts[i]], params[i])[0]
         assert [t.completion_ids for t in alone] == [t.completion_ids for t in groups[i]]
         assert max(largest_gap(model, t) for t in groups[i]) <= 1e-5
 
 
 def test_a_stop_token_ends_the_answer_and_belongs_to_it(model):
     prompts = random_prompts([5])
-    free = Engine(model).generate(prompts, SamplingParams(max_tokens=30, seed=1))[0][0]
+    free = GroupEngine(model).generate(prompts, SamplingParams(max_tokens=30, seed=1))[0][0]
     assert free.finish_reason == "length"
     assert len(free.completion_ids) == 30
     stop = free.completion_ids[10]
     first = free.completion_ids.index(stop)
-    stopped = Engine(model).generate(prompts, SamplingParams(max_tokens=30, seed=1, stop_token_ids=(stop,)))[0][0]
+    stopped = GroupEngine(model).generate(prompts, SamplingParams(max_tokens=30, seed=1, stop_token_ids=(stop,)))[0][0]
     assert stopped.finish_reason == "stop"
     assert stopped.completion_ids == free.completion_ids[: first + 1]
     at_the_limit = SamplingParams(max_tokens=first + 1, seed=1, stop_token_ids=(stop,))
-    assert Engine(model).generate(prompts, at_the_limit)[0][0].finish_reason == "stop"
+    assert GroupEngine(model).generate(prompts, at_the_limit)[0][0].finish_reason == "stop"
 
 
 def test_stop_tokens_of_one_request_do_not_stop_another(model):
     prompt = random_prompts([5])[0]
     every = tuple(range(VOCAB))
     params = [SamplingParams(max_tokens=9, stop_token_ids=s) for s in ((), every, (), (VOCAB - 1,), every)]
-    lengths = [len(g[0].completion_ids) for g in Engine(model, max_num_seqs=2).generate([prompt] * 5, params)]
+    lengths = [len(g[0].completion_ids) for g in GroupEngine(model, max_num_seqs=2).generate([prompt] * 5, params)]
     assert lengths[1] == lengths[4] == 1
     assert lengths[0] == lengths[2] == 9
 
 
 def test_one_token_is_the_least_there_can_be(model):
-    group = Engine(model).generate(random_prompts([17]), SamplingParams(n=3, max_tokens=1))[0]
+    group = GroupEngine(model).generate(random_prompts([17]), SamplingParams(n=3, max_tokens=1))[0]
     assert [len(t.completion_ids) for t in group] == [1, 1, 1]
 
 
@@ -78,7 +77,7 @@ def test_prompt_and_answer_together_never_exceed_the_context(kind, max_model_len
     limit = max_model_len or CONTEXT
     prompts = random_prompts([n for n in (1, 20, limit - 1) if n < limit])
     model = policy(kind)
-    groups = Engine(model, max_model_len=max_model_len).generate(prompts, SamplingParams(n=2, max_tokens=1000))
+    groups = GroupEngine(model, max_model_len=max_model_len).generate(prompts, SamplingParams(n=2, max_tokens=1000))
     for prompt, group in zip(prompts, groups, strict=True):
         for t in group:
             assert len(t.completion_ids) == limit - len(prompt)
@@ -90,25 +89,25 @@ def test_prompt_and_answer_together_never_exceed_the_context(kind, max_model_len
 def test_a_short_request_is_not_stretched_by_a_long_one_in_its_batch(model, short):
     prompts = random_prompts([4, 4])
     params = [SamplingParams(max_tokens=short), SamplingParams(max_tokens=90)]
-    assert [len(g[0].completion_ids) for g in Engine(model).generate(prompts, params)] == [short, 90]
+    assert [len(g[0].completion_ids) for g in GroupEngine(model).generate(prompts, params)] == [short, 90]
 
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ([], "prompt 1 is empty"),
-        ([5] * CONTEXT, f"prompt 1 has {CONTEXT} tokens and max_model_len is {CONTEXT}: no room"),
-        ([3, VOCAB], rf"prompt 1 has token ids outside the vocabulary 0\.\.{VOCAB - 1}"),
+        ([], "prompt of request .* is empty"),
+        ([5] * CONTEXT, f"has {CONTEXT} tokens and max_model_len is {CONTEXT}: no room"),
+        ([3, VOCAB], rf"has token ids outside the vocabulary 0\.\.{VOCAB - 1}"),
         ([-1, 3], "outside the vocabulary"),
     ],
 )
 def test_prompts_that_cannot_be_continued_are_refused(model, prompt, message):
     with pytest.raises(ValueError, match=message):
-        Engine(model).generate([[3, 4], prompt], SamplingParams())
+        GroupEngine(model).generate([[3, 4], prompt], SamplingParams())
 
 
 def test_no_prompts_give_no_answers(model):
-    assert Engine(model).generate([], SamplingParams()) == []
+    assert GroupEngine(model).generate([], SamplingParams()) == []
 
 
 @pytest.mark.parametrize(
@@ -116,12 +115,12 @@ def test_no_prompts_give_no_answers(model):
 )
 def test_engine_limits_out_of_range_are_refused(model, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
-        Engine(model, **options)
+        GroupEngine(model, **options)
 
 
 def test_params_must_be_one_or_one_for_each_prompt(model):
     with pytest.raises(ValueError, match="2 prompts but 1 SamplingParams"):
-        Engine(model).generate([[3], [4]], [SamplingParams()])
+        GroupEngine(model).generate([[3], [4]], [SamplingParams()])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,7 @@ def test_params_must_be_one_or_one_for_each_prompt(model):
         ("top_p", 0.0),
         ("top_p", 1.1),
         ("top_p", float("nan")),
-        ("top_k", -1),
+        ("top_k", -2),
         ("max_tokens", 0),
     ],
 )
@@ -143,19 +142,19 @@ def test_sampling_params_out_of_range_are_refused(name, value):
 
 
 def test_new_weights_change_the_version_and_the_answers():
-    engine, prompts, params = Engine(policy(seed=0)), random_prompts([9]), SamplingParams(max_tokens=20)
+    engine, prompts, params = GroupEngine(policy(seed=0)), random_prompts([9]), SamplingParams(max_tokens=20)
     before = engine.generate(prompts, params)[0][0]
     learner = policy(seed=1)
     engine.load_weights(WeightUpdate.of(learner, 4))
     after = engine.generate(prompts, params)[0][0]
-    assert (before.weight_version, after.weight_version, engine.weight_version) == (0, 4, 4)
+    assert (before.weight_versions[0], after.weight_versions[0], engine.weight_version) == (0, 4, 4)
     assert after.completion_ids != before.completion_ids
-    assert after.completion_ids == Engine(learner).generate(prompts, params)[0][0].completion_ids
+    assert after.completion_ids == GroupEngine(learner).generate(prompts, params)[0][0].completion_ids
     assert largest_gap(learner, after) <= 1e-5
 
 
 def test_weights_with_a_wrong_checksum_are_refused_and_the_version_stays():
-    engine = Engine(policy())
+    engine = GroupEngine(policy())
     update = WeightUpdate.of(policy(seed=1), 4)
     with pytest.raises(WeightMismatchError, match="checksum"):
         engine.load_weights(replace(update, checksum="0" * 32))
@@ -168,13 +167,14 @@ def test_weights_that_are_not_finite_stop_the_run(where):
     with torch.no_grad():
         model.get_parameter(where).view(-1)[0] = float("nan")
     with pytest.raises(FloatingPointError, match="not finite under weights version 0"):
-        Engine(model).generate(random_prompts([4]), SamplingParams())
+        GroupEngine(model).generate(random_prompts([4]), SamplingParams())
 
 
 def test_a_worker_is_an_engine_over_a_checkpoint(tmp_path, model):
     save_model(model, tmp_path)
     worker = RolloutWorker(str(tmp_path), max_num_seqs=4)
     prompts, params = random_prompts([5, 8]), [SamplingParams(n=2, max_tokens=6, seed=i) for i in range(2)]
-    assert worker.generate(prompts, params) == Engine(model, max_num_seqs=4).generate(prompts, params)
+    got = [Trajectory.of(request) for request in worker.generate(prompts, params)]
+    assert got == GroupEngine(model, max_num_seqs=4).generate(prompts, params)
     worker.load_weights(WeightUpdate.of(policy(seed=1), 2))
-    assert worker.generate(prompts, params)[0][0].weight_version == 2
+    assert worker.generate(prompts, params)[0].outputs[0].weight_versions == [2] * 6

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from rollout_models import VOCAB, largest_gap, policy, random_prompts, scored
+from rollout_models import VOCAB, GroupEngine, Trajectory, largest_gap, policy, random_prompts, scored
 from transformers import KimiLinearForCausalLM
 
 from deltarl.model.checkpoint import save_model
-from deltarl.rollout.engine import Engine
-from deltarl.rollout.params import SamplingParams, Trajectory
+from deltarl.rollout.params import SamplingParams
 
 KINDS = ["hybrid", "forgetful", "attention"]
 LENGTHS = [1, 2, 5, 15, 16, 17, 31, 40]
@@ -21,7 +20,7 @@ def flat(groups: list[list[Trajectory]]) -> list[Trajectory]:
 def test_greedy_takes_the_likeliest_token_of_the_full_forward(kind):
     model = policy(kind)
     prompts = random_prompts(LENGTHS)
-    for trajectory in flat(Engine(model).generate(prompts, SamplingParams(temperature=0, max_tokens=40))):
+    for trajectory in flat(GroupEngine(model).generate(prompts, SamplingParams(temperature=0, max_tokens=40))):
         want = scored(model, trajectory)
         assert trajectory.completion_ids == want.argmax(-1).tolist()
         assert largest_gap(model, trajectory) <= 1e-5  # at temperature 1
@@ -34,7 +33,7 @@ def test_greedy_equals_generate_of_transformers(tmp_path, kind):
     theirs = KimiLinearForCausalLM.from_pretrained(tmp_path).eval()
     theirs.generation_config.eos_token_id = None
     prompts = random_prompts([3, 16, 21, 40])
-    ours = flat(Engine(model).generate(prompts, SamplingParams(temperature=0, max_tokens=20)))
+    ours = flat(GroupEngine(model).generate(prompts, SamplingParams(temperature=0, max_tokens=20)))
     for prompt, trajectory in zip(prompts, ours, strict=True):
         ids = torch.tensor([prompt])
         want = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20)
@@ -46,7 +45,7 @@ def test_greedy_equals_generate_of_transformers(tmp_path, kind):
 def test_sampled_logprobs_are_those_the_learner_computes(kind, temperature):
     model = policy(kind)
     params = SamplingParams(n=2, temperature=temperature, max_tokens=45, seed=5)
-    sampled = flat(Engine(model).generate(random_prompts(LENGTHS), params))
+    sampled = flat(GroupEngine(model).generate(random_prompts(LENGTHS), params))
     assert len(sampled) == 2 * len(LENGTHS)
     assert max(largest_gap(model, t, temperature) for t in sampled) <= 1e-5
 
@@ -54,7 +53,7 @@ def test_sampled_logprobs_are_those_the_learner_computes(kind, temperature):
 def test_logprobs_are_those_before_truncation():
     model = policy()
     params = SamplingParams(temperature=0.8, top_k=5, top_p=0.7, max_tokens=30, seed=2)
-    sampled = flat(Engine(model).generate(random_prompts(LENGTHS), params))
+    sampled = flat(GroupEngine(model).generate(random_prompts(LENGTHS), params))
     assert max(largest_gap(model, t, 0.8) for t in sampled) <= 1e-5
 
 
@@ -72,10 +71,10 @@ def assert_alone_as_in_any_company(kind: str, lengths: list[int]) -> None:
     params = [
         SamplingParams(n=2, max_tokens=10 + 7 * i, seed=100 + i, stop_token_ids=(3, 4)) for i in range(len(prompts))
     ]
-    reference = [Engine(model).generate([p], s)[0] for p, s in zip(prompts, params, strict=True)]
+    reference = [GroupEngine(model).generate([p], s)[0] for p, s in zip(prompts, params, strict=True)]
     for max_num_seqs in (1, 3, 64):
         for order in (range(len(prompts)), [5, 2, 0, 4, 3, 1]):
-            engine = Engine(model, max_num_seqs=max_num_seqs, max_prefill_tokens=40)
+            engine = GroupEngine(model, max_num_seqs=max_num_seqs, max_prefill_tokens=40)
             groups = engine.generate([prompts[i] for i in order], [params[i] for i in order])
             for i, group in zip(order, groups, strict=True):
                 for got, want in zip(group, reference[i], strict=True):
@@ -94,34 +93,36 @@ def test_a_sample_of_a_very_short_prompt_depends_on_its_prompt_and_seed_alone(ki
 
 def test_a_sample_of_a_group_is_the_same_whatever_the_group_size():
     model, prompts = policy(), random_prompts([6, 19])
-    groups = {n: Engine(model).generate(prompts, SamplingParams(n=n, max_tokens=12, seed=3)) for n in (1, 2, 5)}
+    groups = {n: GroupEngine(model).generate(prompts, SamplingParams(n=n, max_tokens=12, seed=3)) for n in (1, 2, 5)}
     for n in (1, 2):
         for small, large in zip(groups[n], groups[5], strict=True):
             for got, want in zip(small, large[:n], strict=True):
                 assert_same(got, want)
     assert len({tuple(t.completion_ids) for t in groups[5][0]}) == 5
-    twice = Engine(model).generate([prompts[0], prompts[0]], SamplingParams(n=2, max_tokens=12, seed=3))
+    twice = GroupEngine(model).generate([prompts[0], prompts[0]], SamplingParams(n=2, max_tokens=12, seed=3))
     assert twice[0] == twice[1]
 
 
 def test_seeds_give_other_samples_and_the_same_seed_the_same():
     model, prompts = policy(), random_prompts([6])
-    answers = [Engine(model).generate(prompts, SamplingParams(max_tokens=12, seed=seed))[0][0] for seed in (0, 1, 2, 0)]
+    answers = [
+        GroupEngine(model).generate(prompts, SamplingParams(max_tokens=12, seed=seed))[0][0] for seed in (0, 1, 2, 0)
+    ]
     assert answers[0] == answers[3]
     assert len({tuple(a.completion_ids) for a in answers}) == 3
 
 
 def test_top_k_of_one_is_greedy():
     model, prompts = policy(), random_prompts(LENGTHS)
-    one = flat(Engine(model).generate(prompts, SamplingParams(top_k=1, max_tokens=20, seed=8)))
-    greedy = flat(Engine(model).generate(prompts, SamplingParams(temperature=0, max_tokens=20)))
+    one = flat(GroupEngine(model).generate(prompts, SamplingParams(top_k=1, max_tokens=20, seed=8)))
+    greedy = flat(GroupEngine(model).generate(prompts, SamplingParams(temperature=0, max_tokens=20)))
     assert [t.completion_ids for t in one] == [t.completion_ids for t in greedy]
 
 
 def test_first_tokens_of_many_samples_follow_the_models_distribution():
     model, prompts = policy(), random_prompts([7])
     n = 4000
-    group = Engine(model).generate(prompts, SamplingParams(n=n, max_tokens=1, temperature=0.9))[0]
+    group = GroupEngine(model).generate(prompts, SamplingParams(n=n, max_tokens=1, temperature=0.9))[0]
     counts = torch.bincount(torch.tensor([t.completion_ids[0] for t in group]), minlength=VOCAB)
     probs = scored(model, group[0], 0.9)[0].double().exp()
     chi_square = float(((counts - n * probs).square() / (n * probs)).sum())

@@ -1,0 +1,145 @@
+"""The running batch: one row per sample being decoded, active rows always first.
+
+All bookkeeping of a step is tensor arithmetic over the rows; Python touches a sample when it starts and when it ends.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltarl.rollout.repetition import RepetitionRows
+from deltarl.rollout.sampling_rows import SamplingRows
+from deltarl.rollout.sequence import Answer, Sample
+
+STOPPED, BROKEN, REPEATS = 1, 2, 4  # what a step says of a row
+
+
+class Rows:
+    """Rows `0..active-1` are live. Tensors have a row per sample.
+
+    Attributes:
+        samples: those of the live rows.
+        last_token: `[S]` token to feed next.
+        generated, limit: `[S]` on the host, tokens sampled and most tokens to sample.
+    """
+
+    def __init__(self, num_rows: int, max_tokens: int, vocab_size: int, device: torch.device):
+        self.samples: list[Sample] = []
+        self.last_token = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self.generated = np.zeros(num_rows, np.int64)
+        self.limit = np.zeros(num_rows, np.int64)
+        self._generated = torch.zeros_like(self.last_token)
+        self._sampling = SamplingRows(num_rows, vocab_size, device)
+        self._repetition = RepetitionRows(num_rows, device)
+        self._tokens = torch.zeros(num_rows, max_tokens, dtype=torch.int64, device=device)
+        self._logprobs = torch.zeros(2, num_rows, max_tokens, device=device)
+        self._versions = torch.zeros(num_rows, max_tokens, dtype=torch.int32, device=device)
+
+    @property
+    def active(self) -> int:
+        return len(self.samples)
+
+    @property
+    def free(self) -> int:
+        return len(self.last_token) - self.active
+
+    def start(self, samples: list[Sample], limits: list[int]) -> None:
+        """Appends rows; a sample that has an answer already goes on with its last token."""
+        if not samples:
+            return
+        begin, end = self.active, self.active + len(samples)
+        device = self.last_token.device
+        rows = torch.arange(begin, end, device=device)
+        answers = [s.answer for s in samples]
+        self._sampling.start(
+            rows,
+            [s.request.params for s in samples],
+            [s.seed for s in samples],
+            [s.request.prompt for s in samples],
+            [a.token_ids for a in answers],
+        )
+        self._repetition.start(
+            rows, [s.request.params.repetition_detection for s in samples], [a.token_ids for a in answers]
+        )
+        counts = [len(a.token_ids) for a in answers]
+        self.generated[begin:end], self.limit[begin:end] = counts, limits
+        self._generated[rows] = torch.tensor(counts, device=device)
+        for row, a in enumerate(answers, begin):
+            if n := len(a.token_ids):
+                self._tokens[row, :n] = torch.tensor(a.token_ids, device=device)
+                self._logprobs[:, row, :n] = torch.tensor([a.logprobs, a.sampling_logprobs], device=device)
+                self._versions[row, :n] = torch.tensor(a.weight_versions, dtype=torch.int32, device=device)
+                self.last_token[row] = a.token_ids[-1]
+        self.samples += samples
+
+    def draw(self, logits: Tensor, weight_version: int) -> np.ndarray:
+        """Draws the next token of every live row from `[active, vocab]` logits.
+
+        Returns:
+            `[active]` what is now true of each row: a sum of STOPPED, BROKEN and REPEATS.
+        """
+        active = self.active
+        rows, index = slice(active), torch.arange(active, device=logits.device)
+        at = self._generated[rows]
+        draw, top = self._sampling.draw(active, logits, at)
+        self.last_token[rows] = draw.token
+        self._tokens[index, at] = draw.token
+        self._logprobs[0, index, at], self._logprobs[1, index, at] = draw.logprob, draw.sampling_logprob
+        self._versions[index, at] = weight_version
+        self._generated[rows] += 1
+        self.generated[rows] += 1
+        flags = STOPPED * self._sampling.stopped(active, draw.token)
+        flags += BROKEN * ~torch.isfinite(logits).all(-1)
+        repeats = self._repetition.repeats(active, self._tokens, self._generated[rows])
+        if repeats is not None:
+            flags += REPEATS * repeats
+        if top is not None:
+            ids, logprobs = (x.tolist() for x in top)
+            for i, sample in enumerate(self.samples):
+                if (n := sample.request.params.logprobs) is not None:
+                    sample.answer.top_logprobs.append(dict(zip(ids[i][:n], logprobs[i][:n], strict=True)))
+        return flags.cpu().numpy()
+
+    def tokens(self, rows: list[int]) -> list[int]:
+        """The last token of each of some rows."""
+        return self.last_token[torch.tensor(rows, device=self.last_token.device)].tolist()
+
+    def answers(self, rows: list[int]) -> list[Answer]:
+        """What was sampled in each of some rows."""
+        used = [int(self.generated[row]) for row in rows]
+        index, longest = torch.tensor(rows, device=self.last_token.device), max([0, *used])
+        tokens, versions = self._tokens[index, :longest].tolist(), self._versions[index, :longest].tolist()
+        logprobs, sampling = self._logprobs[:, index, :longest].tolist()
+        return [
+            Answer(
+                tokens[i][:n], logprobs[i][:n], sampling[i][:n], versions[i][:n], self.samples[row].answer.top_logprobs
+            )
+            for i, (row, n) in enumerate(zip(rows, used, strict=True))
+        ]
+
+    def remove(self, rows: list[int]) -> list[tuple[int, int]]:
+        """Takes rows out and closes the gaps with rows from the end.
+
+        Returns:
+            Which row moved where.
+        """
+        remaining = self.active - len(rows)
+        gone = set(rows)
+        holes = [row for row in rows if row < remaining]
+        movers = [row for row in range(remaining, self.active) if row not in gone]
+        if holes:
+            device = self.last_token.device
+            source, target = torch.tensor(movers, device=device), torch.tensor(holes, device=device)
+            self._sampling.move(source, target)
+            self._repetition.move(source, target)
+            used = slice(int(self.generated[movers].max()))
+            for x in (self.last_token, self._generated):
+                x[target] = x[source]
+            for x in (self._tokens, self._versions, *self._logprobs):
+                x[target, used] = x[source, used]
+            for x in (self.generated, self.limit):
+                x[holes] = x[movers]
+            for mover, hole in zip(movers, holes, strict=True):
+                self.samples[hole] = self.samples[mover]
+        del self.samples[remaining:]
+        return list(zip(movers, holes, strict=True))
