@@ -136,6 +136,7 @@ class Engine:
         self._requests[request_id] = request
         self._waiting.append(Prompt(request, prompt, list(request.samples)))
 
+    @torch.inference_mode()
     def abort_request(self, request_id: str) -> None:
         """Ends a request; the next `step` returns what there is of it. Unknown and finished ids are ignored."""
         if request_id in self._requests:
@@ -152,6 +153,7 @@ class Engine:
         """
         return self._output(self._requests[request_id])
 
+    @torch.inference_mode()
     def pause(self, request_id: str) -> list[Snapshot]:
         """Takes the unfinished samples of a request out of the engine, which forgets them; `resume` goes on.
 
@@ -263,7 +265,8 @@ class Engine:
         self._requeue(list(self._ready))
         if self.in_flight == "replay":
             samples = [*self._rows.samples, *self._paused]
-            self._leave(list(range(self._rows.active)), keep_state=False)
+            with torch.inference_mode():
+                self._leave(list(range(self._rows.active)), keep_state=False)
             self._paused.clear()
             self._requeue([_replay(s) for s in samples])
 
@@ -509,6 +512,7 @@ class Engine:
         """Takes samples out of their rows, with their answers and, if wanted, the state to go on from."""
         if not rows:
             return
+        self._pages.push()
         for row, answer in zip(rows, self._rows.answers(rows), strict=True):
             sample = self._rows.samples[row]
             sample.answer = answer

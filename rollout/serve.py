@@ -62,8 +62,9 @@ def _app(args: argparse.Namespace) -> Any:
     from deltarl.rollout.engine import Engine
     from deltarl.rollout.serving.app import ServedModel, Server
 
+    model = load_model(args.checkpoint)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(args.checkpoint).to(device)
+    torch.nn.Module.to(model, device)  # transformers' own `to` is hidden from mypy by a decorator
     tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(

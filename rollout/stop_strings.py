@@ -23,8 +23,9 @@ class StopStrings:
     """The text of one answer and the stop string that ends it.
 
     `text` equals `tokenizer.decode` of the whole answer (special tokens left out, spaces not cleaned up) after every
-    token. The cost of a token is that of decoding the few since the last settled one; only a long run of byte pieces of
-    a sentencepiece tokenizer, which has no settled point, is decoded from its start.
+    token, for byte-level, sentencepiece, WordPiece and end-of-word tokenizers: a decoder may let a token's text depend
+    on the one before. The cost of a token is that of decoding the few since the last settled one; only a long run of
+    byte pieces of a sentencepiece tokenizer, which has no settled point, is decoded from its start.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], min_tokens: int = 0):
@@ -75,7 +76,7 @@ class StopStrings:
             self._settled, self._context, self._end, self._context_text = "", 0, 0, ""
             text = self._text(0, len(self._ids))
         self._pending = text[len(self._context_text) :]
-        if _BYTE_PIECE.fullmatch(piece):
+        if _BYTE_PIECE.fullmatch(str(piece)):
             return
         if self._pending and not self._pending.endswith(_REPLACEMENT):
             self._settle(len(self._ids), text)
