@@ -41,11 +41,11 @@ class DecoderLayer(nn.Module):
         """rows: where in the cache: of a KDA layer `[N]` rows, of an attention layer `[N, max_pages]` pages."""
         return self._feed_forward(x + self.self_attn(self.input_layernorm(x), packing, cache, rows))
 
-    def decode(self, x: Tensor, cache: Any, offset: Tensor, table: Tensor, position: Tensor, visible: Tensor) -> Tensor:
+    def decode(self, x: Tensor, cache: Any, offset: Tensor, table: Tensor, position: Tensor) -> Tensor:
         normed = self.input_layernorm(x)
         if isinstance(self.self_attn, KDALayer):
             return self._feed_forward(x + self.self_attn.decode(normed, cache, offset, position))
-        return self._feed_forward(x + self.self_attn.decode(normed, cache, table, position, visible))
+        return self._feed_forward(x + self.self_attn.decode(normed, cache, table, position))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         mlp = self.block_sparse_moe if hasattr(self, "block_sparse_moe") else self.mlp
@@ -106,10 +106,9 @@ class HybridModel(nn.Module):
         position = cache.length
         pages = (int(position.max()) if longest is None else longest) // PAGE_SIZE + 1
         table = cache.block_table[:, :pages]
-        visible = torch.arange(pages * PAGE_SIZE, device=ids.device) <= position.unsqueeze(-1)
         offset = position % CHUNK_SIZE
         for layer, layer_cache in zip(cast(list[DecoderLayer], self.layers), cache.layers, strict=True):
-            x = layer.decode(x, layer_cache, offset, table, position, visible)
+            x = layer.decode(x, layer_cache, offset, table, position)
         cache.length += 1
         return self.norm(x)
 

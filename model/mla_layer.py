@@ -7,6 +7,7 @@ from transformers import KimiLinearConfig
 
 from deltarl.kernels.attention import packed_attention, piece_attention
 from deltarl.kernels.backend import MAX_RANK, MAX_ROPE, use_triton
+from deltarl.kernels.latent_decode import latent_attention_decode
 from deltarl.kernels.precision import core_dtype
 from deltarl.model.cache import PAGE_SIZE
 from deltarl.model.config import uses_rope
@@ -82,12 +83,11 @@ class MLALayer(nn.Module):
         key, value = expanded.split([self.nope, self.value], -1)
         return torch.cat([key, shared_key.unsqueeze(1).expand(-1, self.num_heads, -1)], -1), value
 
-    def decode(self, x: Tensor, pages: Tensor, table: Tensor, position: Tensor, visible: Tensor) -> Tensor:
+    def decode(self, x: Tensor, pages: Tensor, table: Tensor, position: Tensor) -> Tensor:
         """One token for each of B rows, `[B, D]`.
 
         Args:
             pages: `[P, PAGE_SIZE, R + rope]`.  table: `[B, n]` pages of each row.  position: `[B]` index of the token.
-            visible: `[B, n · PAGE_SIZE]` bool, which tokens each row may see: those up to its own. Not read on a GPU.
         """
         q, latent = self._query(x, position), self._latent(x, position)
         page = table.gather(1, (position // PAGE_SIZE).unsqueeze(1)).squeeze(1).long()
@@ -97,14 +97,13 @@ class MLALayer(nn.Module):
         nope, shared = q.split([self.nope, self.rope], -1)
         absorbed = torch.cat([torch.einsum("bhd,hdr->bhr", nope, expand[:, : self.nope]), shared], -1)
         if use_triton(q.device, q.dtype) and self.rank <= MAX_RANK and self.rope <= MAX_ROPE:
-            from deltarl.kernels.gpu.latent_attention import latent_attention_decode  # Triton is there with a GPU only
+            from deltarl.kernels.gpu import latent_attention  # Triton is there with a GPU only
 
-            mixed = latent_attention_decode(absorbed, pages, table, position + 1, self.rank, self.scale)
+            mixed = latent_attention.latent_attention_decode(
+                absorbed, pages, table, position + 1, self.rank, self.scale
+            )
         else:
-            seen = pages[table.long()].flatten(1, 2)
-            scores = absorbed @ seen.transpose(1, 2) * self.scale
-            weight = scores.masked_fill(~visible.unsqueeze(1), float("-inf")).softmax(-1)
-            mixed = weight @ seen[..., : self.rank]
+            mixed = latent_attention_decode(absorbed, pages, table, position, self.rank, self.scale)
         out = torch.einsum("bhr,hdr->bhd", mixed, expand[:, self.nope :])
         return self.o_proj(out.flatten(-2).to(x.dtype))
 

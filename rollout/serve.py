@@ -5,6 +5,7 @@ curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d
 """
 
 import argparse
+import copy
 import ipaddress
 import logging
 import sys
@@ -73,7 +74,7 @@ def _app(args: argparse.Namespace) -> Any:
     engine = Engine(model, max_num_seqs=args.max_num_seqs, max_model_len=args.max_model_len, tokenizer=tokenizer)
     served = ServedModel(
         name=args.served_model_name or args.checkpoint.resolve().name,
-        tokenizer=tokenizer,
+        tokenizer=copy.deepcopy(tokenizer),  # the engine's is used in another thread
         max_model_len=engine.max_model_len,
         vocab_size=model.config.vocab_size,
         eos_token_ids=eos_token_ids(model.config.eos_token_id, tokenizer.eos_token_id),

@@ -6,8 +6,10 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from deltarl.rollout.params import SamplingParams
+from deltarl.rollout.params import RepetitionDetection, SamplingParams
+from deltarl.rollout.repetition import RepetitionRows
 from deltarl.rollout.sampling_rows import SamplingRows, penalise
 
 VOCAB = 23
@@ -248,6 +250,38 @@ def test_stop_tokens_and_the_mask_before_min_tokens():
         assert token.tolist() == want
         assert rows.stopped(3, token).tolist() == [want[0] == 2, False, True]
     assert rows.stopped(2, torch.tensor([5, 0])).tolist() == [True, False]
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        indices = [x for arg in args if isinstance(arg, list) for x in arg if isinstance(x, torch.Tensor)]
+        if any(x.dtype == torch.bool for x in indices):
+            self.names.add("mask")  # an index of unknown size
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_never_waits_for_the_device():
+    params = [*OPTIONS.values()]
+    n = len(params)
+    rows, repetition = SamplingRows(n, VOCAB), RepetitionRows(n)
+    start(rows, params)
+    repetition.start(torch.arange(n), [RepetitionDetection(3)] * n, [[]] * n)
+    logits, position, tokens = logits_of(n), torch.zeros(n, dtype=torch.int64), torch.zeros(n, 9, dtype=torch.int64)
+    rows.draw(n, logits, position)  # the first draw after a start may
+    with Operations() as seen:
+        draw, top = rows.draw(n, logits, position + 1)
+        rows.stopped(n, draw.token)
+        repetition.repeats(n, tokens, position + 2)
+    assert top is not None
+    assert {"searchsorted", "topk", "scatter_add_", "gather"} <= seen.names
+    assert not seen.names & {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "mask", "unique"}
 
 
 def test_top_logprobs_are_as_many_as_the_row_that_wants_most():

@@ -207,6 +207,7 @@ def test_logprobs(stream: bool):
         messages = await events(response) if stream else [await response.json()]
         content = [e for m in messages for c in m["choices"] if c["logprobs"] for e in c["logprobs"]["content"]]
         assert [e["bytes"] for e in content] == [None, None, [10]]
+        assert content[0]["token"] == f"token_id:{TOKENIZER.encode('é')[0]}"
         assert [t["token"] for t in content[2]["top_logprobs"]] == ["\n", "!"]
 
     served(check)
@@ -236,6 +237,13 @@ HELLO = [{"role": "user", "content": "hi"}]
         (COMPLETIONS, {"prompt": "a", "logit_bias": {"666": 1}, "stream": True}, 400, None, ["666"]),
         (CHAT, {"messages": []}, 422, "messages", ["messages"]),
         (CHAT, {"messages": HELLO, "tools": [{"type": "function"}]}, 400, "tools", ["tools"]),
+        (
+            CHAT,
+            {"messages": HELLO, "chat_template_kwargs": {"chat_template": "x"}},
+            400,
+            "chat_template_kwargs",
+            ["leave"],
+        ),
         (CHAT, {"messages": HELLO, "response_format": {"type": "json_object"}}, 400, "response_format", ["format"]),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 422, "messages", ["text"]),
     ],
