@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -21,7 +20,7 @@ from deltarl.rollout.outputs import CompletionOutput, FinishReason, RequestOutpu
 from deltarl.rollout.pages import Pages, pages_of
 from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.prefix_cache import PrefixCache
-from deltarl.rollout.rows import BROKEN, REPEATS, STOPPED, Rows
+from deltarl.rollout.rows import Rows
 from deltarl.rollout.sampling_rows import check_params
 from deltarl.rollout.sequence import Answer, Prompt, Request, Sample
 from deltarl.rollout.snapshot import Snapshot
@@ -270,6 +269,9 @@ class Engine:
             self._paused.clear()
             self._requeue([_replay(s) for s in samples])
 
+    def close(self) -> None:
+        """Nothing is held that goes away with the engine itself. As every `RolloutBackend` has it."""
+
     def stats(self) -> EngineStats:
         waiting = sum(len(p.samples) for p in (*self._waiting, *self._ready)) + len(self._paused)
         return EngineStats(
@@ -325,7 +327,8 @@ class Engine:
 
     def _fork(self) -> Tensor | None:
         """Gives the samples of ready prompts rows, as far as rows and pages go; None if not even one."""
-        sources, targets, copies, samples = [], [], [], []
+        samples: list[Sample] = []
+        sources, targets, copies = [], [], []
         begin, room = self._rows.active, self._most_active - self._rows.active
         while self._ready and len(samples) < room:
             prompt = self._ready[0]
@@ -468,37 +471,11 @@ class Engine:
 
     def _advance(self, logits: Tensor) -> None:
         """Draws a token for every row, and takes out the rows whose answer is complete."""
-        rows = self._rows
-        flags = rows.draw(logits, self.weight_version)
-        active = rows.active
-        self._generated_tokens += active
-        watched = [i for i, s in enumerate(rows.samples) if s.stop is not None]
-        found: dict[int, str] = {}
-        for i, token in zip(watched, rows.tokens(watched) if watched else [], strict=True):
-            stop = rows.samples[i].stop
-            if stop is not None and (text := stop.feed([token])) is not None:
-                found[i] = text
-        over = rows.generated[:active] >= rows.limit[:active]
-        done = sorted({*np.flatnonzero(over | (flags > 0)).tolist(), *found})
-        if not done:
-            return
-        tokens = dict(zip(done, rows.tokens(done), strict=True))
-        touched = []
-        for row in done:
-            sample, flag = rows.samples[row], int(flags[row])
-            reason: FinishReason = "length"
-            if flag & BROKEN:
-                reason, sample.stop_reason = "error", "the model's logits are not finite"
-            elif flag & STOPPED:
-                reason, sample.stop_reason = "stop", tokens[row]
-            elif row in found:
-                reason, sample.stop_reason = "stop", found[row]
-            elif flag & REPEATS:
-                reason = "repetition"
-            sample.finish_reason = reason
-            touched.append(sample.request)
+        self._generated_tokens += self._rows.active
+        done = self._rows.draw(logits, self.weight_version)
+        requests = dict.fromkeys(self._rows.samples[row].request for row in done)
         self._leave(done, keep_state=False)
-        for request in dict.fromkeys(touched):
+        for request in requests:
             if request.finished:
                 self._finish(request)
 

@@ -32,7 +32,7 @@ from deltarl.rollout.stop_strings import StopStrings
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 32  # tokens; small, because transformers reads whole pages
-PREFILL_TOKENS = 1024  # a step's tokens, prompts in pieces; its attention mask has so many rows, one for all sequences
+PREFILL_TOKENS = 512  # a step's tokens, prompts in pieces; its attention mask has so many rows, one for all sequences
 PAD = 0  # any token: what stands at a pad is not looked at
 
 

@@ -13,7 +13,7 @@ from transformers import LogitsProcessor
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
-from deltarl.rollout.rows import BROKEN, REPEATS, STOPPED, Rows
+from deltarl.rollout.rows import Rows
 from deltarl.rollout.sequence import Sample
 
 
@@ -29,21 +29,8 @@ class Drawer:
         """The next token `[n]` int64 of each of `samples`, from `[n, vocab]` logits; says which ones are finished."""
         if list(samples) != self._rows.samples:
             self._seat(samples)
-        flags = self._rows.draw(logits.float(), self._weight_version)
-        tokens = self._rows.last_token[: len(samples)]
-        for row, (sample, token, flag) in enumerate(zip(samples, tokens.tolist(), flags.tolist(), strict=True)):
-            found = None if sample.stop is None else sample.stop.feed([token])
-            if flag & BROKEN:
-                sample.finish_reason, sample.stop_reason = "error", "the model's logits are not finite"
-            elif flag & STOPPED:
-                sample.finish_reason, sample.stop_reason = "stop", token
-            elif found is not None:
-                sample.finish_reason, sample.stop_reason = "stop", found
-            elif flag & REPEATS:
-                sample.finish_reason = "repetition"
-            elif self._rows.generated[row] >= self._rows.limit[row]:
-                sample.finish_reason = "length"
-        return tokens
+        self._rows.draw(logits.float(), self._weight_version)
+        return self._rows.last_token[: len(samples)]
 
     def limit(self, sample: Sample) -> int:
         """Most tokens that its answer may have."""

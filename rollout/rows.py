@@ -11,7 +11,7 @@ from deltarl.rollout.repetition import RepetitionRows
 from deltarl.rollout.sampling_rows import SamplingRows
 from deltarl.rollout.sequence import Answer, Sample
 
-STOPPED, BROKEN, REPEATS = 1, 2, 4  # what a step says of a row
+STOPPED, BROKEN, REPEATS = 1, 2, 4  # what the device finds out about a row
 
 
 class Rows:
@@ -72,11 +72,11 @@ class Rows:
                 self.last_token[row] = a.token_ids[-1]
         self.samples += samples
 
-    def draw(self, logits: Tensor, weight_version: int) -> np.ndarray:
+    def draw(self, logits: Tensor, weight_version: int) -> list[int]:
         """Draws the next token of every live row from `[active, vocab]` logits.
 
         Returns:
-            `[active]` what is now true of each row: a sum of STOPPED, BROKEN and REPEATS.
+            The rows whose sample is complete with it, in order; the samples say why.
         """
         active = self.active
         rows, index = slice(active), torch.arange(active, device=logits.device)
@@ -98,11 +98,34 @@ class Rows:
             for i, sample in enumerate(self.samples):
                 if (n := sample.request.params.logprobs) is not None:
                     sample.answer.top_logprobs.append(dict(zip(ids[i][:n], logprobs[i][:n], strict=True)))
-        return flags.cpu().numpy()
+        return self._ended(flags.cpu().numpy())
 
-    def tokens(self, rows: list[int]) -> list[int]:
-        """The last token of each of some rows."""
-        return self.last_token[torch.tensor(rows, device=self.last_token.device)].tolist()
+    def _ended(self, flags: np.ndarray) -> list[int]:
+        """Finds the rows that are complete; `flags` `[active]` are what the device found out about each."""
+        watched = [i for i, s in enumerate(self.samples) if s.stop is not None]
+        found: dict[int, str] = {}
+        for row, token in zip(watched, self._last_tokens(watched), strict=True):
+            stop = self.samples[row].stop
+            if stop is not None and (text := stop.feed([token])) is not None:
+                found[row] = text
+        over = self.generated[: self.active] >= self.limit[: self.active]
+        done = sorted({*np.flatnonzero(over | (flags > 0)).tolist(), *found})
+        for row, token in zip(done, self._last_tokens(done), strict=True):
+            sample, flag = self.samples[row], int(flags[row])
+            if flag & BROKEN:
+                sample.finish_reason, sample.stop_reason = "error", "the model's logits are not finite"
+            elif flag & STOPPED:
+                sample.finish_reason, sample.stop_reason = "stop", token
+            elif row in found:
+                sample.finish_reason, sample.stop_reason = "stop", found[row]
+            elif flag & REPEATS:
+                sample.finish_reason = "repetition"
+            else:
+                sample.finish_reason = "length"
+        return done
+
+    def _last_tokens(self, rows: list[int]) -> list[int]:
+        return self.last_token[torch.tensor(rows, device=self.last_token.device)].tolist() if rows else []
 
     def answers(self, rows: list[int]) -> list[Answer]:
         """What was sampled in each of some rows."""
@@ -137,8 +160,8 @@ class Rows:
                 x[target] = x[source]
             for x in (self._tokens, self._versions, *self._logprobs):
                 x[target, used] = x[source, used]
-            for x in (self.generated, self.limit):
-                x[holes] = x[movers]
+            for count in (self.generated, self.limit):
+                count[holes] = count[movers]
             for mover, hole in zip(movers, holes, strict=True):
                 self.samples[hole] = self.samples[mover]
         del self.samples[remaining:]

@@ -25,7 +25,7 @@ class FakeEngine:
     Args:
         step_seconds: how long a step takes.
         fail_at: the step that raises.
-        broken: the model's logits are not finite.
+        broken: the model's logits are not finite at the fifth token.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class FakeEngine:
         for stop in params.stop:
             if stop in text:
                 text, reason, stop_reason = text[: text.index(stop)], "stop", stop
-        if self.broken:
+        if self.broken and done == 5:
             reason, stop_reason = "error", "the model's logits are not finite"
         top = None if params.logprobs is None else [{t: -0.5, 3: -2.0} for t in tokens]
         return CompletionOutput(index, tokens, [-0.5] * done, [-0.5] * done, [0] * done, reason, stop_reason, text, top)

@@ -18,7 +18,12 @@ CONTEXT = 128
 
 @torch.no_grad()
 def policy(kind: str = "hybrid", seed: int = 0) -> HybridForCausalLM:
-    """fp32, eval mode; "hybrid", "forgetful" (the same with decays beyond e^-60 in a chunk) or "attention"."""
+    """fp32, eval mode.
+
+    Args:
+        kind: "hybrid", "forgetful" (the same with decays beyond e^-60 in a chunk), "rope" and "moe" (the same with
+            that), or "attention", all layers.
+    """
     torch.manual_seed(seed)
     config = hybrid_config(
         vocab_size=VOCAB,
@@ -34,6 +39,9 @@ def policy(kind: str = "hybrid", seed: int = 0) -> HybridForCausalLM:
         v_head_dim=8,
         max_position_embeddings=CONTEXT,
         full_attention_every=1 if kind == "attention" else 2,
+        rope=kind == "rope",
+        num_experts=4 if kind == "moe" else 0,
+        moe_intermediate_size=24,
         initializer_range=0.2,
     )
     model = HybridForCausalLM(config).eval()

@@ -8,7 +8,7 @@ from transformers import KimiLinearForCausalLM
 from deltarl.model.checkpoint import save_model
 from deltarl.rollout.params import SamplingParams
 
-KINDS = ["hybrid", "forgetful", "attention"]
+KINDS = ["hybrid", "forgetful", "attention", "rope", "moe"]
 LENGTHS = [1, 2, 5, 15, 16, 17, 31, 40]
 
 
@@ -26,13 +26,14 @@ def test_greedy_takes_the_likeliest_token_of_the_full_forward(kind):
         assert largest_gap(model, trajectory) <= 1e-5  # at temperature 1
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "attention"])
-def test_greedy_equals_generate_of_transformers(tmp_path, kind):
+@pytest.mark.parametrize("kind", ["hybrid", "attention", "moe"])  # transformers' class has no RoPE
+@pytest.mark.parametrize("count", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_greedy_equals_generate_of_transformers(tmp_path, kind, count):
     model = policy(kind)
     save_model(model, tmp_path)
     theirs = KimiLinearForCausalLM.from_pretrained(tmp_path).eval()
     theirs.generation_config.eos_token_id = None
-    prompts = random_prompts([3, 16, 21, 40])
+    prompts = random_prompts([3, 16, 21, 40, *(1 + i % 50 for i in range(count - 4))])
     ours = flat(GroupEngine(model).generate(prompts, SamplingParams(temperature=0, max_tokens=20)))
     for prompt, trajectory in zip(prompts, ours, strict=True):
         ids = torch.tensor([prompt])

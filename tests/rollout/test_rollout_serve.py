@@ -90,12 +90,14 @@ def test_answers_are_the_engines(server: str):
         assert choice["text"] == sample.text
         assert choice["logprobs"]["token_logprobs"] == pytest.approx(sample.logprobs, abs=1e-5)
     assert answer["usage"] == {"prompt_tokens": 6, "completion_tokens": 60, "total_tokens": 66}
-    stream = post(f"{server}/v1/completions", {**body, "stream": True, "logprobs": None})
-    texts = {0: "", 1: "", 2: ""}
+    stream = post(f"{server}/v1/completions", {**body, "stream": True})
+    texts, logprobs = {0: "", 1: "", 2: ""}, {0: [], 1: [], 2: []}
     for line in stream.strip().split("\n\n")[:-1]:
         for choice in json.loads(line.removeprefix("data: "))["choices"]:
             texts[choice["index"]] += choice["text"]
+            logprobs[choice["index"]] += choice["logprobs"]["token_logprobs"]
     assert list(texts.values()) == [sample.text for sample in want.outputs]
+    assert list(logprobs.values()) == [choice["logprobs"]["token_logprobs"] for choice in answer["choices"]]
 
 
 def test_chat_with_a_stop_string(server: str):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, ServerDisconnectedError, web
 from aiohttp.test_utils import TestClient, TestServer
 from fake_engine import FakeEngine
 
@@ -322,6 +322,41 @@ def test_disconnect_aborts(stream: bool):
     assert len(served(check, FakeEngine(TOKENIZER, step_seconds=0.005)).aborted) == 2
 
 
+def test_disconnect_at_any_moment_is_no_error():
+    body = json.dumps({"prompt": "a", "max_tokens": 3, "stream": True})
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+
+    async def check(client: Client) -> None:
+        for i in range(100):
+            _, writer = await asyncio.open_connection(client.server.host, client.server.port)
+            writer.write(f"{head}\r\n\r\n{body}".encode())
+            await asyncio.sleep(i * 1e-4)
+            writer.transport.abort()
+        while (await (await client.get("/health")).json())["open_requests"]:
+            await asyncio.sleep(0.01)
+        assert 'status="5' not in await (await client.get("/metrics")).text()
+
+    served(check, FakeEngine(TOKENIZER, step_seconds=0.001))
+
+
+def test_client_gone_before_the_stream_begins(monkeypatch: pytest.MonkeyPatch):
+    prepare = web.StreamResponse.prepare
+
+    async def gone(self: web.StreamResponse, request: web.BaseRequest) -> Any:
+        if self.content_type == "text/event-stream":
+            raise ConnectionResetError
+        return await prepare(self, request)
+
+    monkeypatch.setattr(web.StreamResponse, "prepare", gone)
+
+    async def check(client: Client) -> None:
+        with pytest.raises(ServerDisconnectedError):
+            await client.post(COMPLETIONS, json={"prompt": "a", "stream": True})
+        assert 'status="499"' in await (await client.get("/metrics")).text()
+
+    served(check)
+
+
 def test_engine_failure_fails_everybody_and_shows():
     async def check(client: Client) -> None:
         body = {"prompt": "a", "max_tokens": 100}
@@ -351,7 +386,7 @@ def test_broken_model_is_an_error_not_an_answer(stream: bool):
         assert "not finite" in error["message"]
         assert (await client.get("/health")).status == 200
 
-    served(check, FakeEngine(TOKENIZER, broken=True))
+    served(check, FakeEngine(TOKENIZER, step_seconds=0.02, broken=True))
 
 
 def test_shutdown_does_not_wait_for_long_answers():

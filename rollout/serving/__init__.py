@@ -1,0 +1,1 @@
+"""The native engine behind an OpenAI-compatible HTTP endpoint; `deltarl-serve` is its command line."""
