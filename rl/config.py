@@ -108,6 +108,8 @@ class SFTConfig(Section):
 
 
 class RolloutConfig(Section):
+    backend: Literal["native", "transformers", "vllm"] = "native"
+    """Who samples: our engine for the hybrid, or transformers or vLLM, for any causal language model."""
     num_workers: PositiveInt = 2
     """Ray actors that sample."""
     prompts_per_step: PositiveInt = 32

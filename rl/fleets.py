@@ -30,7 +30,7 @@ class Fleets:
         sampler = WorkerSpec(
             RolloutWorker,
             (path,),
-            {"max_num_seqs": rollout.max_num_seqs},
+            {"max_num_seqs": rollout.max_num_seqs, "backend": rollout.backend},
             num_cpus=rollout.num_cpus,
             num_threads=rollout.num_threads,
         )

@@ -1,28 +1,70 @@
-"""A sampler as a fleet hosts it: an engine over its own copy of the policy."""
+"""A sampler as a fleet hosts it: a backend over its own copy of the policy."""
 
 import os
 from collections.abc import Sequence
+from typing import Literal
 
-from deltarl.model.checkpoint import load_model
 from deltarl.model.weights import WeightUpdate
-from deltarl.rollout.engine import Engine
+from deltarl.rollout.backend import RolloutBackend
 from deltarl.rollout.outputs import RequestOutput
 from deltarl.rollout.params import SamplingParams
+
+BackendName = Literal["native", "transformers", "vllm"]
+
+
+def make_backend(
+    name: BackendName, model_path: str, *, max_num_seqs: int, max_model_len: int | None = None
+) -> RolloutBackend:
+    """The backend of that name, over the checkpoint in a folder.
+
+    Args:
+        name: "native" is our engine, for the hybrid; "transformers" samples any other causal language model, "vllm"
+            either.
+
+    Raises:
+        ValueError: an unknown name, or the hybrid for transformers, whose class of it names its weights otherwise.
+    """
+    if name == "native":
+        from deltarl.model.checkpoint import load_model
+        from deltarl.rollout.engine import Engine
+
+        return Engine(load_model(model_path), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+    if name == "transformers":
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        from deltarl.rollout.hf_backend import HFBackend
+
+        if AutoConfig.from_pretrained(model_path).model_type == "kimi_linear":
+            raise ValueError(f'{model_path} is a hybrid: have the "native" backend sample it, or "vllm"')
+        model = AutoModelForCausalLM.from_pretrained(model_path)
+        return HFBackend(model, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+    if name == "vllm":
+        from deltarl.rollout.vllm.backend import VLLMEngine
+
+        return VLLMEngine(model_path, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+    raise ValueError(f'the rollout backend must be "native", "transformers" or "vllm", got {name!r}')
 
 
 class RolloutWorker:
     """Samples with the weights it was last given."""
 
-    def __init__(self, model_path: str, *, max_num_seqs: int, max_model_len: int | None = None):
-        self._engine = Engine(load_model(model_path), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        max_num_seqs: int,
+        max_model_len: int | None = None,
+        backend: BackendName = "native",
+    ):
+        self._backend = make_backend(backend, model_path, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
 
     def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[RequestOutput]:
-        """See `Engine.generate`."""
-        return self._engine.generate(prompts, params)
+        """See `RolloutBackend.generate`."""
+        return self._backend.generate(prompts, params)
 
     def load_weights(self, update: WeightUpdate) -> None:
-        """See `Engine.load_weights`."""
-        self._engine.load_weights(update)
+        """See `RolloutBackend.load_weights`."""
+        self._backend.load_weights(update)
 
     def pid(self) -> int:
         """Process id, for whoever watches the process."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rollout_models import CONTEXT, VOCAB, GroupEngine, Trajectory, largest_gap, policy, random_prompts
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from deltarl.model.checkpoint import save_model
 from deltarl.model.weights import WeightMismatchError, WeightUpdate
@@ -178,3 +179,21 @@ def test_a_worker_is_an_engine_over_a_checkpoint(tmp_path, model):
     assert got == GroupEngine(model, max_num_seqs=4).generate(prompts, params)
     worker.load_weights(WeightUpdate.of(policy(seed=1), 2))
     assert worker.generate(prompts, params)[0].outputs[0].weight_versions == [2] * 6
+
+
+def test_a_worker_may_have_transformers_sample_any_other_model(tmp_path, model):
+    torch.manual_seed(0)
+    numbers = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64}
+    Qwen3ForCausalLM(Qwen3Config(**numbers, **heads)).save_pretrained(tmp_path / "qwen")
+    worker = RolloutWorker(str(tmp_path / "qwen"), max_num_seqs=4, backend="transformers")
+    groups = worker.generate(random_prompts([5, 8]), [SamplingParams(n=2, max_tokens=6, seed=i) for i in range(2)])
+    assert [len(t.token_ids) for group in groups for t in group.outputs] == [6] * 4
+    save_model(model, tmp_path / "hybrid")
+    with pytest.raises(ValueError, match='is a hybrid: have the "native" backend sample it'):
+        RolloutWorker(str(tmp_path / "hybrid"), max_num_seqs=4, backend="transformers")
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match='must be "native", "transformers" or "vllm", got \'sglang\''):
+        RolloutWorker("nowhere", max_num_seqs=4, backend="sglang")
