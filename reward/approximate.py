@@ -1,4 +1,4 @@
-"""Real values as floats with a bound on their error, without sympy or mpmath.
+"""Values as floats with a bound on their error, without sympy or mpmath: real ones, or complex where there is an i.
 
 They put numbers in order and tell apart, in this process and in microseconds, most expressions that are not equal. They
 never call two equal.
@@ -9,8 +9,9 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
-from deltarl.reward.tree import Add, Const, Func, Mul, Node, Num, Pow, Sym, free_symbols
+from deltarl.reward.tree import Add, Const, Func, Mul, Node, Num, Pow, Sym, contains, free_symbols
 
 _EPSILON = 1e-15
 _SAFETY = 16.0
@@ -19,6 +20,7 @@ _SEED = 20_261
 _HUGE = 1e150
 
 _CONSTANTS = {"pi": math.pi, "e": math.e}
+_IMAGINARY = frozenset({"i"})
 # Function, and how much of an error in its argument reaches its value.
 _FUNCTIONS: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "sin": (math.sin, lambda x: 1.0),
@@ -41,7 +43,9 @@ class _NoValueError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    at: float
+    """``at`` is complex only where the expressions have an i."""
+
+    at: Any
     error: float
 
 
@@ -52,61 +56,74 @@ def approximate(node: Node) -> float | None:
             return math.inf
         case Mul((Num(sign), Const("infinity"))):
             return math.copysign(math.inf, sign)
-    found = _evaluated(node, {})
+    found = None if _is_complex(node) else _evaluated(node, {})
     return None if found is None else found.at
 
 
 def differ(left: Node, right: Node) -> bool:
-    """Whether two real scalars certainly differ: at one of a few points where both have a value, or as constants."""
+    """Whether two scalars certainly differ: at one of a few points where both have a value, or as constants."""
+    imaginary = _is_complex(left) or _is_complex(right)
     names = sorted(free_symbols(left) | free_symbols(right))
     rng = random.Random(_SEED)
     for _ in range(_POINTS if names else 1):
         point = {name: rng.uniform(0.1, 3.0) for name in names}
-        a, b = _evaluated(left, point), _evaluated(right, point)
+        a, b = _evaluated(left, point, imaginary), _evaluated(right, point, imaginary)
         if a is not None and b is not None and abs(a.at - b.at) > _SAFETY * (a.error + b.error):
             return True
     return False
 
 
 def within(node: Node, center: Fraction, radius: Fraction) -> bool | None:
-    """Whether a real constant lies within ``radius`` of ``center``; None where that cannot be told."""
-    found = None if free_symbols(node) else _evaluated(node, {})
+    """Whether a constant is real and lies within ``radius`` of ``center``; None where that cannot be told."""
+    found = None if free_symbols(node) else _evaluated(node, {}, _is_complex(node))
     if found is None or abs(center) > _HUGE:
         return None
     margin = float(radius) - abs(found.at - float(center))
+    if isinstance(found.at, complex) and abs(found.at.imag) <= _SAFETY * found.error:
+        return None
     if abs(margin) <= _SAFETY * (found.error + _EPSILON * abs(float(center))):
         return None
     return margin > 0
 
 
-def _evaluated(node: Node, point: Mapping[str, float]) -> _Value | None:
+def _is_complex(node: Node) -> bool:
+    return contains(node, Const, _IMAGINARY)
+
+
+def _evaluated(node: Node, point: Mapping[str, float], imaginary: bool = False) -> _Value | None:
     try:
-        value = _value(node, point)
+        value = _value(node, point, imaginary)
     except (ValueError, OverflowError, ZeroDivisionError, _NoValueError):
         return None
-    return value if math.isfinite(value.at) and math.isfinite(value.error) else None
+    return value if math.isfinite(abs(value.at)) and math.isfinite(value.error) else None
 
 
-def _value(node: Node, point: Mapping[str, float]) -> _Value:
+def _value(node: Node, point: Mapping[str, float], imaginary: bool) -> _Value:
     match node:
         case Num(value):
             at = float(value)
             return _Value(at, _EPSILON * abs(at))
         case Sym(name) if name in point:
             return _Value(point[name], 0.0)
+        case Const("i") if imaginary:
+            return _Value(1j, 0.0)
         case Const(name) if name in _CONSTANTS:
             return _Value(_CONSTANTS[name], _EPSILON * _CONSTANTS[name])
         case Add(terms):
-            parts = [_value(term, point) for term in terms]
-            size = sum(abs(part.at) for part in parts)
-            return _Value(math.fsum(part.at for part in parts), sum(part.error for part in parts) + _EPSILON * size)
+            parts = [_value(term, point, imaginary) for term in terms]
+            size = sum(abs(part.at) for part in parts) * (1 + len(parts) if imaginary else 1)
+            at = sum(part.at for part in parts) if imaginary else math.fsum(part.at for part in parts)
+            return _Value(at, sum(part.error for part in parts) + _EPSILON * size)
         case Mul(factors):
-            return _product([_value(factor, point) for factor in factors])
+            return _product([_value(factor, point, imaginary) for factor in factors])
         case Pow(base, exponent):
-            return _power(_value(base, point), _value(exponent, point))
+            operands = _value(base, point, imaginary), _value(exponent, point, imaginary)
+            return _complex_power(*operands) if imaginary else _power(*operands)
         case Func(name, (arg,)) if name in _FUNCTIONS:
             function, slope = _FUNCTIONS[name]
-            inner = _value(arg, point)
+            inner = _value(arg, point, imaginary)
+            if isinstance(inner.at, complex):
+                raise _NoValueError
             at = function(inner.at)
             return _Value(at, inner.error * slope(inner.at) + _EPSILON * max(abs(at), 1e-300))
     raise _NoValueError
@@ -119,6 +136,21 @@ def _product(parts: list[_Value]) -> _Value:
         at *= part.at
         error += _EPSILON * abs(at)
     return _Value(at, error)
+
+
+def _complex_power(base: _Value, exponent: _Value) -> _Value:
+    """The principal value, unless the base may lie on either side of the cut along the negative numbers."""
+    if isinstance(exponent.at, complex) or base.at == 0.0:
+        raise _NoValueError
+    at = complex(base.at)
+    if exponent.at != int(exponent.at) and at.real <= 0 and abs(at.imag) <= _SAFETY * base.error:
+        raise _NoValueError
+    relative = base.error / abs(at)
+    if relative > 1e-3 or exponent.at > _HUGE:
+        raise _NoValueError
+    value = at**exponent.at
+    growth = abs(exponent.at) * relative + (abs(math.log(abs(at))) + math.pi) * exponent.error
+    return _Value(value, abs(value) * (growth + _EPSILON * (4.0 + abs(exponent.at))) * 2.0)
 
 
 def _power(base: _Value, exponent: _Value) -> _Value:

@@ -2,18 +2,18 @@
 
 import asyncio
 import inspect
-import os
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
+
+from deltarl.reward import forks
 
 
 def resolve(results: Sequence[Any]) -> list[Any]:
     """The results, the awaitable ones among them awaited together."""
     if not any(inspect.isawaitable(result) for result in results):
         return list(results)
-    future = asyncio.run_coroutine_threadsafe(_gather(results), _loop(os.getpid()))
+    future = asyncio.run_coroutine_threadsafe(_gather(results), _background.loop())
     try:
         return future.result()
     except BaseException:
@@ -34,9 +34,23 @@ async def _value(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-@lru_cache(maxsize=1)
-def _loop(pid: int) -> asyncio.AbstractEventLoop:
-    """One loop a process, kept: clients that plug-ins keep between batches are bound to it. A fork starts its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="deltarl async rewards", daemon=True).start()
-    return loop
+class _Background:
+    """One loop in each process, kept: clients that plug-ins keep between batches are bound to it."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="deltarl async rewards", daemon=True).start()
+            return self._loop
+
+
+_background = _Background()

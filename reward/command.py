@@ -19,7 +19,7 @@ from deltarl.reward.explain import explain
 from deltarl.reward.extract import MARKERS
 from deltarl.reward.jsonl import InputError, read_rows, text_field
 from deltarl.reward.plugin import RewardPluginError
-from deltarl.reward.score_file import score_file, summary
+from deltarl.reward.score_file import Fields, score_file, summary
 from deltarl.reward.selftest import Subject, run_selftest
 from deltarl.reward.verifier import Verifier
 
@@ -50,14 +50,16 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("file", type=Path, help="one JSON object on each line")
     score.add_argument("--completion", default="completion", metavar="FIELD", help="holds the completion (%(default)s)")
     score.add_argument("--gold", default="answer", metavar="FIELD", help="holds the reference answer (%(default)s)")
+    score.add_argument("--question", metavar="FIELD", help="holds the problem; left out, it is not looked at")
     score.add_argument("--out", type=Path, help="write one verdict for each line to this JSONL file")
     score.add_argument("--workers", type=_positive(int), default=1, help="processes for hard answers (%(default)s)")
     _add_verifier_options(score)
 
-    why = commands.add_parser("explain", help="extraction, both parsed trees, which path decided, verdict, of one pair")
+    why = commands.add_parser("explain", help="one pair step by step: extraction, both trees, comparison, reason")
     why.set_defaults(run=_explain)
     why.add_argument("completion", help="the completion, or - for standard input")
     why.add_argument("gold", help="the reference answer")
+    why.add_argument("--question", metavar="TEXT", help="the problem")
     why.add_argument("--bare", action="store_true", help="the completion is the answer itself, without a marker")
     _add_verifier_options(why)
 
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("reward", help="path/to/file.py:function, module:function, a reward's name, or math (built in)")
     test.add_argument("--marker", choices=MARKERS, default="boxed", help="how its answers are marked (%(default)s)")
     test.add_argument("--gold", default="answer", metavar="COLUMN", help="column of the reference (%(default)s)")
+    test.add_argument("--shaping", action="store_true", help="it is not for right answers: only errors, hangs and code")
     test.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="set a parameter; may repeat")
     test.add_argument(
         "--timeout", type=_positive(float), default=10.0, help="seconds one completion may take (%(default)s)"
@@ -101,7 +104,7 @@ def _score(args: argparse.Namespace) -> int:
         verifier = stack.enter_context(Verifier(args.timeout, args.workers, args.marker))
         out = stack.enter_context(_create(args.out)) if args.out else None
         verdicts = []
-        for row in score_file(args.file, args.completion, args.gold, verifier):
+        for row in score_file(args.file, Fields(args.completion, args.gold, args.question), verifier):
             verdicts.append(row.verdict)
             if out is not None:
                 print(row.as_json(), file=out)
@@ -120,9 +123,10 @@ def _explain(args: argparse.Namespace) -> int:
     completion = sys.stdin.read() if args.completion == "-" else args.completion
     marker = "boxed" if args.bare else args.marker
     with Verifier(args.timeout, marker=marker) as verifier:
-        steps = explain(rf"\boxed{{{completion}}}" if args.bare else completion, args.gold, verifier)
+        completion = rf"\boxed{{{completion}}}" if args.bare else completion
+        steps = explain(completion, args.gold, verifier, args.question)
     for title, text in steps:
-        print(f"{title:11}" + text.replace("\n", "\n" + " " * 11))
+        print(f"{title:13}" + text.replace("\n", "\n" + " " * 13))
     return 0
 
 
@@ -142,15 +146,16 @@ def _golds(args: argparse.Namespace) -> int:
 
 
 def _selftest(args: argparse.Namespace) -> int:
-    subject = Subject(args.reward, args.marker, args.gold, dict(map(_argument, args.arg)))
-    checks, failed = 0, 0
+    subject = Subject(args.reward, args.marker, args.gold, dict(map(_argument, args.arg)), args.shaping)
+    checks, failed = 0, []
     for finding in run_selftest(subject, args.timeout):
         checks += 1
-        failed += bool(finding.problem)
+        if finding.problem:
+            failed.append(finding.check)
         print(f"{'FAILED' if finding.problem else 'ok':8}{finding.check}", flush=True)
         if finding.problem:
             print(f"        {finding.problem}", flush=True)
-    print(f"{failed} of {checks} checks failed")
+    print(f"{len(failed)} of {checks} checks failed{': ' + '; '.join(failed) if failed else ''}")
     return 1 if failed else 0
 
 

@@ -1,11 +1,11 @@
 """A position in a token list, with the nesting bound."""
 
 from deltarl.reward.limits import MAX_DEPTH, ParseError
-from deltarl.reward.tokens import END, Token
+from deltarl.reward.scanner import END, Token
 
 
 class Cursor:
-    """Reads tokens one by one; ``END`` is never consumed."""
+    """Reads tokens one by one; ``END`` is never consumed. ``next`` is the token to be read."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
@@ -18,12 +18,17 @@ class Cursor:
 
     def take(self) -> Token:
         token = self.tokens[self.at]
-        if token != END:
+        if token is not END:
             self.at += 1
         return token
 
+    def next_is(self, op: str) -> bool:
+        kind, value = self.tokens[self.at]
+        return value == op and kind == "op"
+
     def accept(self, op: str) -> bool:
-        if self.next == Token("op", op):
+        kind, value = self.tokens[self.at]
+        if value == op and kind == "op":
             self.at += 1
             return True
         return False

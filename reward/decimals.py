@@ -9,6 +9,9 @@ from deltarl.reward.tree import Mul, Node, Num, Pow
 _ENOUGH_DIGITS = 3
 """Significant digits from which a decimal counts as a rounded value rather than a short exact one."""
 
+_ROUNDING = 40
+"""Rounding a value changes it by more than half a unit over this, but for one value in so many."""
+
 _LONG_DIGITS = 12
 _MOST_PLACES = 3
 
@@ -48,24 +51,40 @@ def as_decimal(node: Node) -> Decimal | None:
     return None
 
 
-def rounds_to(pred: Node, value: Fraction, gold: Decimal) -> bool:
+def rounds_to(pred: Node, value: int | Fraction, gold: Decimal) -> bool:
     """Whether ``pred``, whose exact value is ``value``, is an acceptable way to write the decimal ``gold``.
 
-    * An exact value is accepted within half a unit in the last place of a gold of two significant digits or more.
+    * An exact value that is no decimal, such as 1/3, is accepted within half a unit in the last place of a gold of two
+      significant digits or more.
     * A decimal with fewer places, or a whole number or percentage, must be gold rounded to those places and keep three
       significant digits.
-    * A decimal with more places must equal gold, or lie within half a unit of a gold of three digits or more.
+    * A decimal with more places, or a fraction that is one, must equal gold, or be what a gold of three digits or more
+      is the rounded value of: with two more places, and not as close to gold as if it had been gold but for a slip
+      (3.1416 for 3.14; neither 7.751 nor 7.750001 for 7.75).
     """
     distance = abs(value - gold.value)
+    if distance == 0:
+        return True
     written = as_decimal(pred) or _as_whole(pred, gold.places)
+    if written is not None and written.places < gold.places:
+        return distance <= written.half_unit and written.looks_rounded
+    if distance > gold.half_unit:
+        return False
+    if written is None and not _terminates(value):
+        return gold.may_be_rounded
     if written is None:
-        return distance == 0 or (distance <= gold.half_unit and gold.may_be_rounded)
-    if written.places < gold.places:
-        return distance == 0 or (distance <= written.half_unit and written.looks_rounded)
-    return distance == 0 or (distance <= gold.half_unit and gold.looks_rounded)
+        further = (value * Fraction(10) ** (gold.places + 1)).denominator != 1
+    else:
+        further = written.places > gold.places + 1
+    return gold.looks_rounded and further and distance * _ROUNDING >= gold.half_unit
 
 
-def rounds_at_length(pred: Node, value: Fraction) -> bool:
+def _terminates(value: int | Fraction) -> bool:
+    """Whether ``value`` is a decimal of a few places."""
+    return (value * 10**_LONG_DIGITS).denominator == 1
+
+
+def rounds_at_length(pred: Node, value: int | Fraction) -> bool:
     """Whether ``pred`` is the exact ``value`` as a computer prints it: a decimal of twelve digits or more."""
     written = as_decimal(pred)
     if written is None or value.denominator == 1 or written.value.denominator == 1:

@@ -11,43 +11,60 @@ from typing import Any
 
 from deltarl.reward.decimals import as_decimal, rounds_at_length, rounds_to
 from deltarl.reward.limits import BITS_PER_DIGIT, MAX_FACTORIAL, TooLargeError, UndecidedError, UndefinedError
-from deltarl.reward.tree import Add, Const, Func, Mul, Node, Num, Pow, Sym, contains
+from deltarl.reward.tree import (
+    OPERATION_NAMES,
+    Add,
+    Const,
+    Func,
+    Mul,
+    Node,
+    Num,
+    Pow,
+    Sym,
+)
 
+# Whole numbers are ints: they are most of what there is, and an order of magnitude faster. They equal their Fraction,
+# and hash like it.
+Number = int | Fraction
 # A number; ("sym" | "const", name); ("func", name, *args); ("mul", coefficient, {(base, exponent)});
 # ("add", {(term, coefficient)}), the constant term being 1. Sets are frozen, so order does not matter.
-Form = Fraction | tuple[Any, ...]
+Form = Number | tuple[Any, ...]
 
-_ZERO, _ONE = Fraction(0), Fraction(1)
-_INFINITY = frozenset({"infinity"})
 _INFINITE_FORMS = (
     ("const", "infinity"),
-    ("mul", Fraction(-1), frozenset({(("const", "infinity"), _ONE)})),
+    ("mul", -1, frozenset({(("const", "infinity"), 1)})),
 )
 
 
 def same_value(pred: Node, gold: Node, max_digits: int) -> bool:
     """Whether two scalars are equal, by exact arithmetic alone.
 
-    A gold written as a decimal is compared by the rounding rules of ``decimals``.
+    A gold written as a decimal is compared by the rounding rules of ``decimals``. What leaves an operation such as
+    gcd to be done is no answer where gold has none.
 
     Raises:
         UndecidedError: exact arithmetic cannot tell.
         TooLargeError: a value would exceed ``max_digits`` digits.
         UndefinedError: an expression has no value.
     """
-    normalizer = _Normalizer(max_digits)
-    pred_form, gold_form = normalizer.form(pred), normalizer.form(gold)
-    for node, form in ((pred, pred_form), (gold, gold_form)):
-        if contains(node, Const, _INFINITY) and form not in _INFINITE_FORMS:
-            raise UndefinedError("arithmetic on infinity")
+    normalizer, gold_normalizer = _Normalizer(max_digits), _Normalizer(max_digits)
+    pred_form = normalizer.checked_form(pred)
+    if pred is gold:
+        return True  # it has a value, which is what such a comparison is for
+    gold_form = gold_normalizer.checked_form(gold)
+    if normalizer.operates and not gold_normalizer.operates:
+        return False
     decimal = as_decimal(gold)
-    if isinstance(pred_form, Fraction) and isinstance(gold_form, Fraction):
+    if not isinstance(pred_form, tuple) and not isinstance(gold_form, tuple):
         if decimal is None:
             return pred_form == gold_form or rounds_at_length(pred, gold_form)
         return rounds_to(pred, pred_form, decimal)
     if pred_form == gold_form:
         return True
-    if _symbols(pred_form) != _symbols(gold_form) and _is_expanded(pred_form) and _is_expanded(gold_form):
+    symbols = _symbols(pred_form)
+    if decimal is not None and symbols:
+        return False
+    if symbols != _symbols(gold_form) and _is_expanded(pred_form) and _is_expanded(gold_form):
         return False  # no variable can cancel
     raise UndecidedError
 
@@ -58,7 +75,7 @@ def normal_form(node: Node, max_digits: int) -> Form:
 
 
 def _symbols(form: Form) -> frozenset[str]:
-    if isinstance(form, Fraction):
+    if not isinstance(form, tuple):
         return frozenset()
     match form:
         case ("sym", name):
@@ -80,12 +97,12 @@ def _is_expanded(form: Form) -> bool:
         case ("add", terms):
             return all(_is_expanded(term) for term, _ in terms)
         case ("mul", _, factors):
-            return all(isinstance(exponent, Fraction) and _is_atom(base) for base, exponent in factors)
+            return all(not isinstance(exponent, tuple) and _is_atom(base) for base, exponent in factors)
     return _is_atom(form)
 
 
 def _is_atom(form: Form) -> bool:
-    return isinstance(form, Fraction) or form[0] in ("sym", "const")
+    return not isinstance(form, tuple) or form[0] in ("sym", "const")
 
 
 def _union(forms: Iterable[Form]) -> frozenset[str]:
@@ -93,54 +110,66 @@ def _union(forms: Iterable[Form]) -> frozenset[str]:
 
 
 class _Normalizer:
+    """Normalises one scalar, and notes on the way whether it has infinity or an operation of ``OPERATION_NAMES``."""
+
     def __init__(self, max_digits: int) -> None:
         self.max_bits = int(max_digits * BITS_PER_DIGIT)
+        self.infinite = False
+        self.operates = False
+
+    def checked_form(self, node: Node) -> Form:
+        """As ``form``. Raises UndefinedError for arithmetic on infinity, which has rules of its own."""
+        form = self.form(node)
+        if self.infinite and form not in _INFINITE_FORMS:
+            raise UndefinedError("arithmetic on infinity")
+        return form
 
     def form(self, node: Node) -> Form:
         match node:
             case Num(value):
-                return self.bounded(value)
+                return self.bounded(value.numerator if value.denominator == 1 else value)
             case Sym(name):
                 return ("sym", name)
-            case Const(name):
-                return ("const", name)
-            case Add(terms):
-                return self.add([self.form(term) for term in terms])
             case Mul(factors):
                 return self.multiply([self.form(factor) for factor in factors])
             case Pow(base, exponent):
                 return self.power(self.form(base), self.form(exponent))
+            case Add(terms):
+                return self.add([self.form(term) for term in terms])
+            case Const(name):
+                self.infinite = self.infinite or name == "infinity"
+                return ("const", name)
             case Func(name, args):
                 return self.apply(name, [self.form(arg) for arg in args])
         raise UndecidedError  # not a scalar
 
-    def bounded(self, value: Fraction) -> Fraction:
-        if max(value.numerator.bit_length(), value.denominator.bit_length()) > self.max_bits:
+    def bounded(self, value: Number) -> Number:
+        if value.numerator.bit_length() > self.max_bits or value.denominator.bit_length() > self.max_bits:
             raise TooLargeError
         return value
 
     def add(self, forms: list[Form]) -> Form:
-        terms: dict[Form, Fraction] = {}
+        terms: dict[Form, Number] = {}
         for form in forms:
             items = form[1] if isinstance(form, tuple) and form[0] == "add" else (_as_term(form),)
             for term, coefficient in items:
-                terms[term] = self.bounded(terms.get(term, _ZERO) + coefficient)
+                terms[term] = self.bounded(terms.get(term, 0) + coefficient)
         terms = {term: coefficient for term, coefficient in terms.items() if coefficient}
         if not terms:
-            return _ZERO
+            return 0
         if len(terms) == 1:
             [(term, coefficient)] = terms.items()
             return self.multiply([term, coefficient])
         return ("add", frozenset(terms.items()))
 
     def multiply(self, forms: list[Form]) -> Form:
-        coefficient = _ONE
+        coefficient: Number = 1
         factors: dict[Form, Form] = {}
         for form in forms:
-            if isinstance(form, Fraction):
+            if not isinstance(form, tuple):
                 coefficient = self.bounded(coefficient * form)
                 continue
-            inner, items = (form[1], form[2]) if form[0] == "mul" else (_ONE, ((form, _ONE),))
+            inner, items = (form[1], form[2]) if form[0] == "mul" else (1, ((form, 1),))
             coefficient = self.bounded(coefficient * inner)
             for base, exponent in items:
                 factors[base] = self.add([factors[base], exponent]) if base in factors else exponent
@@ -151,14 +180,14 @@ class _Normalizer:
                 del factors[base]
         return self.make_product(coefficient, factors)
 
-    def make_product(self, coefficient: Fraction, factors: dict[Form, Form]) -> Form:
+    def make_product(self, coefficient: Number, factors: dict[Form, Form]) -> Form:
         if not coefficient or not factors:
             return coefficient
         if len(factors) == 1:
             [(base, exponent)] = factors.items()
-            if exponent == _ONE and coefficient == _ONE:
+            if exponent == 1 and coefficient == 1:
                 return base
-            if exponent == _ONE and isinstance(base, tuple) and base[0] == "add":
+            if exponent == 1 and isinstance(base, tuple) and base[0] == "add":
                 # 2(x + 1) is 2x + 2, so that (3n + m)/2 and 3n/2 + m/2 are one form.
                 return ("add", frozenset((term, self.bounded(inner * coefficient)) for term, inner in base[1]))
         return ("mul", coefficient, frozenset(factors.items()))
@@ -167,61 +196,91 @@ class _Normalizer:
         value = self.rational_power(base, exponent)
         if value is not None:
             return value
-        integer = isinstance(exponent, Fraction) and exponent.denominator == 1
+        integer = not isinstance(exponent, tuple) and exponent.denominator == 1
         if integer and isinstance(base, tuple) and base[0] == "mul":
             # (c x^a)^n = c^n x^(a n) holds for integer n only.
             powers: list[Form] = [self.power(inner, self.multiply([outer, exponent])) for inner, outer in base[2]]
             return self.multiply([self.power(base[1], exponent), *powers])
-        return base if exponent == _ONE else self.make_product(_ONE, {base: exponent})
+        return base if exponent == 1 else self.make_product(1, {base: exponent})
 
-    def rational_power(self, base: Form, exponent: Form) -> Fraction | None:
+    def rational_power(self, base: Form, exponent: Form) -> Number | None:
         """``base ** exponent`` if that is a rational number worth computing, else None (it stays symbolic)."""
-        if exponent == _ZERO:
-            if base == _ZERO:
+        if exponent == 0:
+            if base == 0:
                 raise UndefinedError("zero to the power zero")
-            return _ONE
-        if not isinstance(base, Fraction) or not isinstance(exponent, Fraction):
-            return _ONE if base == _ONE else None
-        if base == _ZERO and exponent < 0:
+            return 1
+        if isinstance(base, tuple) or isinstance(exponent, tuple):
+            return 1 if base == 1 else None
+        return self.power_of_number(base, exponent)
+
+    def power_of_number(self, base: Number, exponent: Number) -> Number | None:
+        if base == 0 and exponent < 0:
             raise UndefinedError("division by zero")
         if exponent.denominator == 2 and base >= 0:
             top, bottom = math.isqrt(base.numerator), math.isqrt(base.denominator)
             if (top * top, bottom * bottom) != (base.numerator, base.denominator):
                 return None
-            base, exponent = Fraction(top, bottom), Fraction(exponent.numerator)
+            base = _quotient(top, bottom)
+            exponent = exponent.numerator
         if exponent.denominator != 1:
             return None
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if abs(base) != 1 and base != 0 and abs(exponent) * bits > self.max_bits:
+        if abs(base) != 1 and base != 0 and max(exponent, -exponent) * bits > self.max_bits:
             return None  # a tower: compared by structure
         if base == -1:
-            return _ONE if exponent % 2 == 0 else base
-        return _ZERO if base == 0 else _ONE if base == 1 else base ** int(exponent)
+            return 1 if exponent.numerator % 2 == 0 else base
+        if base in (0, 1):
+            return base
+        power = int(exponent)
+        return base**power if power >= 0 else _quotient(base.denominator**-power, base.numerator**-power)
 
     def apply(self, name: str, args: list[Form]) -> Form:
-        if name == "abs" and isinstance(args[0], Fraction):
-            return abs(args[0])
-        if name == "factorial" and isinstance(args[0], Fraction):
-            return self.bounded(Fraction(math.factorial(_small_natural(args[0]))))
-        if name == "binom" and all(isinstance(arg, Fraction) for arg in args):
-            return self.bounded(Fraction(math.comb(_small_natural(args[0]), _small_natural(args[1]))))
+        if name == "abs" and not isinstance(args[0], tuple):
+            return max(args[0], -args[0])
+        if name == "factorial" and not isinstance(args[0], tuple):
+            return self.bounded(math.factorial(_small_natural(args[0])))
+        if name == "binom" and all(not isinstance(arg, tuple) for arg in args):
+            return self.bounded(math.comb(_small_natural(args[0]), _small_natural(args[1])))
+        if name in OPERATION_NAMES:
+            self.operates = True
+            return self.operate(name, args)
         return ("func", name, *args)
 
+    def operate(self, name: str, args: list[Form]) -> Form:
+        """An operation: done if all are numbers, else one form, whatever the order."""
+        numbers = [arg for arg in args if not isinstance(arg, tuple)]
+        if name in ("sum", "prod"):
+            return ("func", name, *args)
+        if name == "mod":
+            return numbers[0] % numbers[1] if len(numbers) == 2 and numbers[1] else ("func", name, *args)
+        whole = all(number.denominator == 1 for number in numbers)
+        if len(numbers) < len(args) or not (whole or name in ("max", "min")):
+            return ("func", name, *sorted(args, key=hash))
+        if name in ("max", "min"):
+            return max(numbers) if name == "max" else min(numbers)
+        operation = math.gcd if name == "gcd" else math.lcm
+        return self.bounded(operation(*(number.numerator for number in numbers)))
 
-def _as_term(form: Form) -> tuple[Form, Fraction]:
-    if isinstance(form, Fraction):
-        return _ONE, form
+
+def _as_term(form: Form) -> tuple[Form, Number]:
+    if not isinstance(form, tuple):
+        return 1, form
     if form[0] != "mul":
-        return form, _ONE
+        return form, 1
     if len(form[2]) == 1:
         [(base, exponent)] = form[2]
-        if exponent == _ONE:
+        if exponent == 1:
             return base, form[1]
-    return ("mul", _ONE, form[2]), form[1]
+    return ("mul", 1, form[2]), form[1]
+
+
+def _quotient(top: int, bottom: int) -> Number:
+    value = Fraction(top, bottom)
+    return value.numerator if value.denominator == 1 else value
 
 
 def _small_natural(form: Form) -> int:
-    if not isinstance(form, Fraction) or form.denominator != 1 or form < 0:
+    if isinstance(form, tuple) or form.denominator != 1 or form < 0:
         raise UndefinedError("a factorial or binomial of something other than a natural number")
     if form > MAX_FACTORIAL:
         raise TooLargeError

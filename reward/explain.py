@@ -4,8 +4,9 @@ import dataclasses
 from fractions import Fraction
 from typing import Any
 
+from deltarl.reward.question import read_question
 from deltarl.reward.tree import Node, children
-from deltarl.reward.verdict import DecidedBy, Verdict, VerdictKind
+from deltarl.reward.verdict import MEANINGS, DecidedBy, Reason, Verdict, VerdictKind
 from deltarl.reward.verifier import Verifier
 
 _MOST_CHARS = 300
@@ -16,29 +17,52 @@ _PATHS = {
 }
 
 
-def explain(completion: str, gold: str, verifier: Verifier) -> list[tuple[str, str]]:
-    """The steps from a completion to its verdict, as titles and texts: extraction, both trees, path, verdict."""
-    verdict = verifier.score([completion], [gold])[0]
+def explain(completion: str, gold: str, verifier: Verifier, question: str | None = None) -> list[tuple[str, str]]:
+    """The steps from a completion to its verdict, as titles and texts.
+
+    What was read in the question, what was extracted, both trees, what decided, why, and the verdict.
+    """
+    verdict = verifier.score([completion], [gold], [question])[0]
+    steps = [("question", _question(question))] if question else []
     gold_error = verifier.check_gold(gold)
     if gold_error is not None:
-        return [("gold", f"cannot be parsed: {gold_error}"), _outcome(verdict)]
+        return [*steps, ("gold", f"cannot be parsed: {gold_error}"), *_outcome(verdict)]
+    if verdict.reason is Reason.NO_ANSWER:
+        hint = f"nothing is marked as {verifier.marker!r} wants it; see --marker, or --bare for the answer alone"
+        return [*steps, ("extracted", hint), *_outcome(verdict)]
     if verdict.extracted is None:
-        return [("extracted", f"no complete answer marked by {verifier.marker!r}"), _outcome(verdict)]
-    steps = [("extracted", _brief(verdict.extracted))]
+        return [*steps, ("extracted", "nothing that counts"), *_outcome(verdict)]
+    steps.append(("extracted", _brief(verdict.extracted)))
     if verdict.kind is VerdictKind.UNPARSABLE:
         steps.append(("answer", f"cannot be parsed: {verdict.detail}"))
     for title, tree in (("answer", verdict.pred), ("gold", verdict.gold)):
         if tree is not None:
             steps.append((title, "\n".join(tree_lines(tree))))
     if verdict.decided_by is not None:
-        steps.append(("decided by", _PATHS[verdict.decided_by]))
-    return [*steps, _outcome(verdict)]
+        steps.append(("compared by", _PATHS[verdict.decided_by]))
+    return [*steps, *_outcome(verdict)]
 
 
-def _outcome(verdict: Verdict) -> tuple[str, str]:
+def _question(text: str) -> str:
+    read = read_question(text)
+    asks = {
+        "a percentage": read.asks_percent,
+        "a value": read.asks_value,
+        "lowest terms": read.asks_reduced,
+        "an expanded form": read.asks_expanded,
+        "a factored form": read.asks_factored,
+    }
+    lines = ["asks for " + (", ".join(name for name, asked in asks.items() if asked) or "nothing in particular")]
+    return "\n".join([*lines, *(f"option {letter}: {_brief(option)}" for letter, option in read.options.items())])
+
+
+def _outcome(verdict: Verdict) -> list[tuple[str, str]]:
     score = "skipped: no score" if verdict.score is None else f"score {verdict.score:g}"
     detail = f" ({verdict.detail})" if verdict.detail else ""
-    return "verdict", f"{verdict.kind}{detail}, {score}, in {1e3 * verdict.seconds:.1f} ms"
+    steps = [("verdict", f"{verdict.kind}{detail}, {score}, in {1e3 * verdict.seconds:.1f} ms")]
+    if verdict.reason is not None:
+        steps.insert(0, ("reason", f"{verdict.reason}: {MEANINGS[verdict.reason][1]}"))
+    return steps
 
 
 def tree_lines(node: Node, indent: int = 0) -> list[str]:

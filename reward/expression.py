@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
-from deltarl.reward.cursor import Cursor
+from deltarl.reward.functions import POWER, PRODUCT, SIGN, SUM, FunctionParser
 from deltarl.reward.limits import MAX_ITEMS, ParseError
-from deltarl.reward.matrices import minus, plus, scalar, times
-from deltarl.reward.tokens import END, Token, number
+from deltarl.reward.literals import number
+from deltarl.reward.matrices import minus, plus, scalar, times, transpose
+from deltarl.reward.scanner import END, Token
 from deltarl.reward.tree import (
     Based,
     Const,
@@ -18,17 +19,16 @@ from deltarl.reward.tree import (
     Scalar,
     Seq,
     Sym,
+    Text,
     negate,
     product,
     reciprocal,
 )
 
-_SUM, _PRODUCT, _SIGN, _ARGUMENT, _POWER = 10, 20, 25, 30, 40
-"""Binding powers; a function's argument without brackets binds tighter than a product."""
-
-_HALF = Num(Fraction(1, 2))
 _DEGREE = product(Const("pi"), Num(Fraction(1, 180)))
-_OPERAND_OPS = frozenset(["(", "{", "[", "frac", "binom", "lfloor", "lceil", "begin"])
+_OPERAND_OPS = frozenset(["(", "{", "[", "frac", "binom", "lfloor", "lceil", "begin", "sum", "prod"])
+_POSTFIXES = frozenset(["^", "!", "%", "degree"])
+_TRANSPOSES = (Token("sym", "T"), Token("text", "T"))
 
 
 def percent(node: Scalar) -> Scalar:
@@ -38,13 +38,12 @@ def percent(node: Scalar) -> Scalar:
     return product(node, Num(Fraction(1, 100)))
 
 
-class ExpressionParser(Cursor, ABC):
+class ExpressionParser(FunctionParser, ABC):
     """Parses one expression. What stands between brackets, and what a unit means, is the subclass's to say."""
 
     def __init__(self, tokens: list[Token]) -> None:
         super().__init__(tokens)
         self.bars = 0
-        self.arguments = 0
         self.divides = False  # whether a colon does
 
     @abstractmethod
@@ -64,39 +63,45 @@ class ExpressionParser(Cursor, ABC):
         self.descend()
         left = self.prefix()
         while True:
-            token = self.next
-            if token == Token("op", "-") and not isinstance(left, Scalar | Matrix):
-                break  # a set without another
-            if token.kind == "op" and token.value in "+-" and binding < _SUM:
-                self.take()
-                right = self.expression(_SUM)
-                left = plus(left, right if token.value == "+" else minus(right))
-            elif self.multiplies(token) and binding < _PRODUCT:
-                self.take()
-                right = self.expression(_PRODUCT)
-                left = times(left, right if token.value == "*" else reciprocal(scalar(right)))
-            elif self.postfix_follows():
-                left = self.postfix(scalar(left))
-            elif binding < _PRODUCT and self.operand_follows():
-                left = times(left, self.expression(_PRODUCT))
-            else:
+            kind, op = self.tokens[self.at]
+            if kind == "op":
+                if op == "-" and not isinstance(left, Scalar | Matrix):
+                    break  # a set without another
+                if op in _POSTFIXES:
+                    left = self.postfix(left)
+                    continue
+                if op in ("+", "-"):
+                    if binding >= SUM:
+                        break
+                    self.at += 1
+                    right = self.expression(SUM)
+                    left = plus(left, right if op == "+" else minus(right))
+                    continue
+                if op in ("*", "/") or (op == ":" and self.divides):
+                    if binding >= PRODUCT:
+                        break
+                    self.at += 1
+                    right = self.expression(PRODUCT)
+                    left = times(left, right if op == "*" else reciprocal(scalar(right)))
+                    continue
+            if binding >= PRODUCT or not self.operand_follows():
                 break
+            left = times(left, self.expression(PRODUCT))
         self.depth -= 1
         return left
 
-    def multiplies(self, token: Token) -> bool:
-        return token.kind == "op" and (token.value in ("*", "/") or (token.value == ":" and self.divides))
-
     def operand_follows(self) -> bool:
         """Whether the next token can be the right factor of a multiplication without sign."""
-        token = self.next
-        if token.kind in ("num", "based"):
+        kind, value = self.tokens[self.at]
+        if kind == "op":
+            if value == "(":
+                return self.tokens[self.at + 1] != Token("op", "mod")
+            return value in _OPERAND_OPS or (value == "|" and not self.bars)
+        if kind in ("num", "based"):
             if self.tokens[self.at - 1] == Token("op", "!") or self.exponent_ends():
                 return True  # 2!3! and 2^{3}3^{2}, which nobody writes to mean anything else
             raise ParseError("a number follows without an operator")
-        starts_bars = token == Token("op", "|") and not self.bars
-        starts_operand = token.kind == "op" and token.value in _OPERAND_OPS
-        return token.kind in ("sym", "const", "func") or starts_operand or starts_bars
+        return kind in ("sym", "const", "func")
 
     def exponent_ends(self) -> bool:
         """Whether what was read last is an exponent in braces."""
@@ -110,15 +115,16 @@ class ExpressionParser(Cursor, ABC):
             at -= 1
         return False
 
-    def postfix_follows(self) -> bool:
-        return self.next.kind == "op" and self.next.value in ("^", "!", "%", "degree")
-
-    def postfix(self, left: Scalar) -> Scalar:
-        match self.take().value:
+    def postfix(self, operand: Node) -> Node:
+        op = self.take().value
+        if op == "^" and isinstance(operand, Matrix):
+            return self.power_of_matrix(operand)
+        left = scalar(operand)
+        match op:
             case "^":
-                return Pow(left, self.exponent())
+                return counted(left, self.exponent())
             case "!":
-                if self.next == Token("op", "!"):
+                if self.next_is("!"):
                     raise ParseError("a double factorial")
                 return Func("factorial", (left,))
             case "%":
@@ -128,6 +134,20 @@ class ExpressionParser(Cursor, ABC):
                     return product(left, _DEGREE)
                 self.note_unit("degree")
                 return left
+
+    def power_of_matrix(self, matrix: Matrix) -> Node:
+        """A transpose is worked out. An inverse is not, so it only names what it is equated to."""
+        braced = self.accept("{")
+        if self.next in _TRANSPOSES:
+            self.take()
+            node: Node = transpose(matrix)
+        elif self.accept("-") and self.take() == Token("num", "1"):
+            node = Text("inverse of matrix")
+        else:
+            raise ParseError("a power of a matrix")
+        if braced:
+            self.expect("}")
+        return node
 
     def exponent(self) -> Scalar:
         """What follows a ``^``; a tower written without braces associates to the right."""
@@ -154,23 +174,25 @@ class ExpressionParser(Cursor, ABC):
                 return self.function(token.value)
             case "op":
                 return self.operator(token.value)
+            case "currency":
+                self.note_unit(token.value)
+                return self.expression(POWER)
         raise ParseError("the answer ends too early" if token == END else f"unexpected {token.value[:20]!r}")
 
     def operator(self, op: str) -> Node:
         match op:
             case "+":
-                return scalar(self.expression(_SIGN))
+                return scalar(self.expression(SIGN))
             case "-":
-                return minus(self.expression(_SIGN))
-            case "currency":
-                self.note_unit("dollar")
-                return self.expression(_POWER)
-            case "(" | "[" | r"\{":
+                return minus(self.expression(SIGN))
+            case "(" | "[" | r"\{" | "langle":
                 return self.bracketed(op)
             case "{":
                 inner = self.expression()
-                if self.next == Token("op", ","):
+                if self.next_is(","):
                     return self.unescaped_set(inner)
+                if self.next.value in ("over", "choose"):
+                    inner = self.infix_fraction(scalar(inner))
                 self.expect("}")
                 return inner
             case "begin":
@@ -186,12 +208,22 @@ class ExpressionParser(Cursor, ABC):
             case "frac":
                 numerator = self.tex_argument()
                 return product(numerator, reciprocal(self.tex_argument()))
+            case "sum" | "prod":
+                return self.big_operator(op)
             case "binom":
                 return Func("binom", (self.tex_argument(), self.tex_argument()))
         raise ParseError(f"unexpected {op!r}")
 
+    def infix_fraction(self, above: Scalar) -> Scalar:
+        r"""``a \over b`` and ``n \choose k``, behind ``above``."""
+        op = self.take().value
+        below = scalar(self.expression())
+        return Func("binom", (above, below)) if op == "choose" else product(above, reciprocal(below))
+
     def mixed(self, whole: Num) -> Num:
         r"""``2\frac{1}{2}`` or ``2 1/2`` is 5/2, unless a further factor makes it look like a product."""
+        if whole.decimals is not None or (self.next.value != "frac" and self.next.kind != "num"):
+            return whole
         values = [token.value for token in self.tokens[self.at : self.at + 7]]
         if values[:2] == ["frac", "{"] and values[3:5] == ["}", "{"] and values[6:] == ["}"]:
             top, bottom, length = values[2], values[5], 7
@@ -224,10 +256,12 @@ class ExpressionParser(Cursor, ABC):
 
     def absolute(self) -> Node:
         self.bars += 1
-        inner = scalar(self.expression())
+        inner = self.expression()
         self.expect("|")
         self.bars -= 1
-        return Func("abs", (inner,))
+        if isinstance(inner, Matrix):
+            return Text("determinant")  # not worked out: it only names what it is equated to
+        return Func("abs", (scalar(inner),))
 
     def tex_argument(self, whole_number: bool = False) -> Scalar:
         r"""The argument of a command, ``^`` or ``_``: a group, or one token.
@@ -255,49 +289,16 @@ class ExpressionParser(Cursor, ABC):
         self.depth -= 1
         return scalar(node)
 
-    def function(self, name: str) -> Scalar:
-        if name == "sqrt":
-            return self.root()
-        base = self.tex_argument(whole_number=True) if name == "log" and self.accept("_") else None
-        power = self.tex_argument(whole_number=True) if self.accept("^") else None
-        self.arguments += 1
-        argument = self.function_argument()
-        self.arguments -= 1
-        if power == Num(Fraction(-1)) and name in ("sin", "cos", "tan"):
-            return Func("arc" + name, (argument,))
-        value: Scalar
-        match name:
-            case "exp":
-                value = Pow(Const("e"), argument)
-            case "log" | "lg":
-                base = Num(Fraction(10)) if name == "lg" else base
-                value = Func("ln", (argument,))
-                value = value if base is None else product(value, reciprocal(Func("ln", (base,))))
-            case _:
-                value = Func(name, (argument,))
-        return value if power is None else Pow(value, power)
 
-    def function_argument(self) -> Scalar:
-        r"""Brackets end the argument; otherwise it is the product that follows (``\sin 2x``), up to a function."""
-        if self.next.value in ("(", "{", "[", "|"):
-            return scalar(self.prefix())
-        argument = scalar(self.expression(_ARGUMENT))
-        while self.operand_follows() and self.next.kind != "func":
-            argument = product(argument, scalar(self.expression(_ARGUMENT)))
-        return argument
-
-    def root(self) -> Scalar:
-        degree = None
-        if self.accept("["):
-            degree = scalar(self.expression())
-            self.expect("]")
-        radicand = self.tex_argument()
-        if degree is None:
-            return Pow(radicand, _HALF)
-        odd = isinstance(degree, Num) and degree.value.denominator == 1 and degree.value % 2 == 1
-        if odd and isinstance(radicand, Num) and radicand.value < 0:
-            return negate(Pow(negate(radicand), reciprocal(degree)))  # the real root, not the principal one
-        return Pow(radicand, reciprocal(degree))
+def counted(base: Scalar, exponent: Scalar) -> Scalar:
+    """The power; ``C_5^2`` and ``A_5^2`` are the numbers of combinations and arrangements."""
+    match base, exponent:
+        case Sym(name), Num(chosen) if name[:2] in ("C_", "A_") and name[2:].isdigit():
+            size = Num(Fraction(int(name[2:])))
+            if size.value >= 3 and 0 <= chosen <= size.value and chosen.denominator == 1:
+                combinations = Func("binom", (size, exponent))
+                return combinations if name[0] == "C" else product(combinations, Func("factorial", (exponent,)))
+    return Pow(base, exponent)
 
 
 def _constant(name: str) -> Const:

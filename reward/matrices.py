@@ -1,9 +1,9 @@
-"""Sums and multiples of matrices, entry by entry, on top of those of scalars."""
+"""Arithmetic of matrices, entry by entry, on top of that of scalars."""
 
 from collections.abc import Callable
 
-from deltarl.reward.limits import ParseError
-from deltarl.reward.tree import Matrix, Node, Scalar, negate, product, total
+from deltarl.reward.limits import MAX_NODES, ParseError
+from deltarl.reward.tree import Matrix, Node, Scalar, Text, measure, negate, product, total
 
 
 def scalar(node: Node) -> Scalar:
@@ -23,12 +23,35 @@ def plus(left: Node, right: Node) -> Node:
 
 
 def times(left: Node, right: Node) -> Node:
-    if isinstance(left, Matrix) and not isinstance(right, Matrix):
+    if isinstance(left, Matrix) and isinstance(right, Matrix):
+        return _matrix_product(left, right)
+    if isinstance(left, Matrix):
         left, right = right, left
     if isinstance(right, Matrix):
         factor = scalar(left)
         return _each(right, lambda entry: product(factor, entry))
     return product(scalar(left), scalar(right))
+
+
+def transpose(matrix: Matrix) -> Matrix:
+    return Matrix(tuple(zip(*matrix.rows, strict=True)))
+
+
+def _matrix_product(left: Matrix, right: Matrix) -> Node:
+    columns = list(zip(*right.rows, strict=True))
+    if len(left.rows[0]) != len(right.rows):
+        return Text("product of vectors")  # not worked out: it only names what it is equated to
+    # Every entry of the one is in the product as often as the other has columns: checked before, as powers double it.
+    if measure(left)[0] * len(columns) + measure(right)[0] * len(left.rows) > MAX_NODES:
+        raise ParseError("a product of large matrices")
+    return Matrix(
+        tuple(
+            tuple(
+                total(*(product(scalar(a), scalar(b)) for a, b in zip(row, column, strict=True))) for column in columns
+            )
+            for row in left.rows
+        )
+    )
 
 
 def minus(node: Node) -> Node:

@@ -16,13 +16,24 @@ _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
 _SUBSCRIPT = re.compile("[₀-₉]+")
 _VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
 _CIRCLED = re.compile("[①-⑳]{2,}")
-_DOUBLED_COMMAND = re.compile(r"\\\\(?=[A-Za-z])")
+_DOUBLED_COMMAND = re.compile(r"\\{2,}(?=[A-Za-z])")
+_PRICE = re.compile(r"\s*\$\s*[0-9]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# What is left of \frac, \text and others where somebody took the backslash for the beginning of an escape.
+_UNESCAPED = re.compile(
+    r"\\?(?:\x0c(?=rac)|\x08(?=inom|egin|eta|oxed|ar)|\t(?=frac|imes|heta)|\r(?=ight|ho|angle|floor|ceil)"
+    r"|\x07(?=lpha|pprox|ngle)|\x0b(?=ec|ert))"
+)
+_ESCAPES = {"\x0c": r"\f", "\x08": r"\b", "\t": r"\t", "\r": r"\r", "\x07": r"\a", "\x0b": r"\v"}
 
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ",
     "∕": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ",
     "≤": r"\leq ", "⩽": r"\leq ", "≥": r"\geq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∖": r"\setminus ",
     "°": r"\degree ", "∅": r"\emptyset ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "₹": r"\rupee ", "∠": r"\angle ", "△": r"\triangle ",
+    "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "′": "'", "’": "'", "≡": r"\equiv ",
+    "“": '"', "”": '"', "∧": r"\land ", "∨": r"\lor ",
 }  # fmt: skip
 
 
@@ -36,7 +47,7 @@ _TABLE = str.maketrans(_SIGNS | {_greek(name): f"\\{name} " for name in [*_SMALL
 
 
 def normalize(text: str) -> str:
-    """``text`` with compatibility characters folded (NFKC), typographic signs as LaTeX, trailing punctuation removed.
+    """``text`` with compatibility characters folded (NFKC), typographic signs as LaTeX, outer punctuation removed.
 
     Idempotent. Case and letters are never changed.
 
@@ -45,21 +56,37 @@ def normalize(text: str) -> str:
     """
     if len(text) > MAX_ANSWER_CHARS:
         raise ParseError(f"longer than {MAX_ANSWER_CHARS} characters")
+    text = _UNESCAPED.sub(lambda match: _ESCAPES[match.group()[-1]], text)
+    hidden = _CONTROL.search(text)
+    if hidden:
+        raise _invisible(hidden.group())
+    if not text.isascii():
+        text = _to_ascii(text)
+    if "\\\\" in text and r"\begin" not in text:  # where a double backslash ends a row
+        text = _DOUBLED_COMMAND.sub(r"\\", text)
+    if _PRICE.match(text) and text.count("$") == 1:
+        text = "\\" + text.lstrip()
+    return text.replace(r"\"", '"').strip(' "\n\t\r$').rstrip(' ".,;\n$\\')
+
+
+def _invisible(char: str) -> ParseError:
+    return ParseError(f"contains the invisible or unassigned character U+{ord(char):04X}")
+
+
+def _to_ascii(text: str) -> str:
     for char in text:
         # All of category C: control, format, surrogate, private use, unassigned.
         if char not in "\n\t\r" and unicodedata.category(char).startswith("C"):
-            raise ParseError(f"contains the invisible or unassigned character U+{ord(char):04X}")
+            raise _invisible(char)
     # Before NFKC, which would turn x² into x2 and 1½ into 11/2.
     text = _SUPERSCRIPT.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run.group()) + "}", text)
     text = _SUBSCRIPT.sub(lambda run: "_{" + unicodedata.normalize("NFKC", run.group()) + "}", text)
     text = _VULGAR_FRACTION.sub(_fraction_command, text)
     text = _CIRCLED.sub(lambda run: ",".join(run.group()), text)
-    if r"\begin" not in text:  # where a double backslash ends a row
-        text = _DOUBLED_COMMAND.sub(r"\\", text)
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
     if len(text) > MAX_NORMALIZED_CHARS:
         raise ParseError(f"longer than {MAX_NORMALIZED_CHARS} characters after unicode normalisation")
-    return text.strip(" \n\t\r$").rstrip(" .,;\n$\\")
+    return text
 
 
 def _fraction_command(char: re.Match[str]) -> str:

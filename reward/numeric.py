@@ -3,6 +3,7 @@
 Uses mpmath's global precision, so it is for one thread at a time (a worker process).
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -12,18 +13,22 @@ from mpmath import mp
 
 from deltarl.reward.decimals import Decimal
 from deltarl.reward.limits import BITS_PER_DIGIT, MAX_DIGITS, MAX_FACTORIAL, TooLargeError, UndefinedError
-from deltarl.reward.tree import Add, Const, Func, Mul, Node, Num, Pow, Sym, contains, free_symbols
+from deltarl.reward.tree import BOUND, Add, Const, Func, Mul, Node, Num, Pow, Sym, contains, free_symbols
 
 _POINTS = 8
 _TRIES = 64
 _SEED = 20_251
 _DIGITS = (50, 150, 450)
+_MAX_TERMS = 1_000
 _MAX_MAGNITUDE = int(MAX_DIGITS * BITS_PER_DIGIT)
 
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "sin": mp.sin, "cos": mp.cos, "tan": mp.tan, "cot": mp.cot, "sec": mp.sec, "csc": mp.csc, "arcsin": mp.asin,
-    "arccos": mp.acos, "arctan": mp.atan, "sinh": mp.sinh, "cosh": mp.cosh, "tanh": mp.tanh, "ln": mp.ln,
+    "arccos": mp.acos, "arctan": mp.atan, "sinh": mp.sinh, "cosh": mp.cosh, "tanh": mp.tanh,
+    "arsinh": mp.asinh, "arcosh": mp.acosh, "artanh": mp.atanh, "ln": mp.ln,
 }  # fmt: skip
+
+_OF_INTEGERS = frozenset({"factorial", "binom", "gcd", "lcm", "mod", "sum", "prod"})
 
 
 def agree(pred: Node, gold: Node, salt: int = 0) -> bool:
@@ -32,10 +37,8 @@ def agree(pred: Node, gold: Node, salt: int = 0) -> bool:
     Real arithmetic first: a point outside either's real domain is passed over. Where the imaginary unit occurs, or no
     real domain is found, complex principal values are compared. ``salt`` selects other points.
     """
-    symbols = sorted(free_symbols(pred) | free_symbols(gold))
-    integers = contains(pred, Func, frozenset({"factorial", "binom"})) or contains(
-        gold, Func, frozenset({"factorial", "binom"})
-    )
+    symbols = sorted((free_symbols(pred) | free_symbols(gold)) - {BOUND.name})
+    integers = any(contains(node, Func, _OF_INTEGERS) for node in (pred, gold))
     steps = any(contains(node, Func, frozenset({"floor", "ceil"})) for node in (pred, gold))
     imaginary = any(contains(node, Const, frozenset({"i"})) for node in (pred, gold))
     for real in (False,) if imaginary else (True, False):
@@ -126,9 +129,21 @@ class _Evaluator:
                 return self.checked(mp.fprod([self.value(factor) for factor in factors]))
             case Pow(base, exponent):
                 return self.power(self.value(base), self.value(exponent))
+            case Func("sum" | "prod" as name, (_, low, high, term)):
+                return self.checked(self.series(name, _whole(self.value(low)), _whole(self.value(high)), term))
             case Func(name, args):
                 return self.checked(self.apply(name, [self.value(arg) for arg in args]))
         raise UndefinedError(f"a {type(node).__name__} has no numeric value")
+
+    def series(self, name: str, low: int, high: int, term: Node) -> Any:
+        """The sum or product of ``term`` with the index from ``low`` to ``high``."""
+        if high - low > _MAX_TERMS:
+            raise TooLargeError
+        if high < low or any(BOUND.name in symbol and symbol != BOUND.name for symbol in free_symbols(term)):
+            raise UndefinedError("an empty series, or one of the terms of a sequence")
+        points = ({**self.point, BOUND.name: Fraction(index)} for index in range(low, high + 1))
+        values = [_Evaluator(point, self.real).value(term) for point in points]
+        return mp.fsum(values) if name == "sum" else mp.fprod(values)
 
     def checked(self, value: Any) -> Any:
         if not mp.isfinite(value):
@@ -164,12 +179,28 @@ class _Evaluator:
         if name in ("factorial", "binom"):
             naturals = [_natural(arg) for arg in args]
             return mp.factorial(naturals[0]) if name == "factorial" else mp.binomial(*naturals)
+        if name in ("max", "min"):
+            if any(mp.im(arg) != 0 for arg in args):
+                raise UndefinedError("the order of complex numbers")
+            return max(args) if name == "max" else min(args)
+        if name in ("gcd", "lcm", "mod"):
+            wholes = [_whole(arg) for arg in args]
+            if name == "mod" and wholes[1] == 0:
+                raise UndefinedError("modulo zero")
+            operations = {"gcd": math.gcd, "lcm": math.lcm, "mod": int.__mod__}
+            return mp.mpf(operations[name](*wholes))
         if name in ("sinh", "cosh", "tanh") and abs(args[0]) > _MAX_MAGNITUDE:
             raise TooLargeError
         try:
             return _FUNCTIONS[name](args[0])
         except (ZeroDivisionError, ValueError) as error:
             raise UndefinedError(f"{name} has a pole here") from error
+
+
+def _whole(value: Any) -> int:
+    if mp.im(value) != 0 or value != mp.floor(mp.re(value)):
+        raise UndefinedError("not a whole number")
+    return int(mp.re(value))
 
 
 def _natural(value: Any) -> int:

@@ -53,9 +53,11 @@ def _offered(name: str) -> str:
     """The module:function that goes by this name."""
     offers = _offers(name)
     if not offers:
+        if name.endswith(".py"):
+            raise RewardPluginError(f"reward {name!r} is a file; name a function in it: {name}:function")
         known = sorted({*BUILT_IN, *(entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS))})
         raise RewardPluginError(
-            f"reward {name!r} is not known: the names are {', '.join(known)}; for a function of your own write "
+            f"reward {name!r} is not known: the names are math, {', '.join(known)}; for a function of your own write "
             "path/to/file.py:function or module:function"
         )
     if len(offers) > 1:

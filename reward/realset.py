@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from deltarl.reward.approximate import approximate
 from deltarl.reward.tree import (
     Const,
     Difference,
+    Func,
     Inequality,
     Interval,
     IntervalUnion,
@@ -14,6 +16,7 @@ from deltarl.reward.tree import (
     Mul,
     Node,
     Num,
+    Scalar,
     Seq,
     SetBuilder,
     Sym,
@@ -22,7 +25,10 @@ from deltarl.reward.tree import (
 )
 
 _INFINITY = Const("infinity")
-_FUNCTION_LETTERS = frozenset({"f", "g", "h", "F", "G", "P", "Q", "R", "W"})
+_FUNCTION_LETTERS = frozenset({"f", "g", "h"})
+_FUNCTIONS_OF = frozenset(
+    {("y", "x"), ("y", "t"), ("x", "t"), ("s", "t"), ("v", "t"), ("u", "t"), ("p", "x"), ("q", "x")}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +43,14 @@ class Piece:
     stop: float
 
 
-def real_set(node: Node) -> tuple[Piece, ...] | None:
+def real_set(node: Node, unsolved: bool = False) -> tuple[Piece, ...] | None:
     """The pieces of a set of real numbers, in order, touching ones joined; None if it is not one.
 
     An inequality counts if it is solved: its variable stands alone between constants. So does a set-builder of such.
+    With ``unsolved``, one of the absolute value of its variable counts as well.
     """
+    if unsolved and isinstance(node, Inequality):
+        node = _without_bars(node)
     pieces = _pieces(node)
     return None if pieces is None else _joined(pieces)
 
@@ -69,10 +78,15 @@ def is_name(node: Node) -> bool:
 
 
 def is_application(function: str, argument: Sym | Num) -> bool:
-    """Whether a product reads as a function of something: ``f(3)``, ``P(x)``, but not the length PQ."""
-    letter = function.partition("_")[0]
-    small = isinstance(argument, Num) or argument.name[0].islower()
-    return letter in _FUNCTION_LETTERS and (letter.islower() or small)
+    """Whether a product reads as a function of something: ``f(3)``, ``P(x)``, ``s(t)``, but not the length PQ."""
+    letter = function.partition("_")[0].rstrip("'")
+    if letter in _FUNCTION_LETTERS:
+        return True
+    if isinstance(argument, Num):
+        return len(letter) == 1 and letter.isupper()
+    return (letter, argument.name) in _FUNCTIONS_OF or (
+        len(letter) == 1 and letter.isupper() and argument.name[0].islower() and len(argument.name) == 1
+    )
 
 
 def _pieces(node: Node) -> list[Piece] | None:
@@ -112,6 +126,22 @@ def _solved(sides: Sequence[Node], ops: Sequence[str]) -> list[Piece] | None:
     return None
 
 
+def _without_bars(node: Inequality) -> Node:
+    r"""``1 \le |z| \le 2`` as the union of two inequalities of z, and others as they are."""
+    at = [index for index, side in enumerate(node.sides) if isinstance(side, Func) and side.name == "abs"]
+    if len(at) != 1 or "ne" in node.ops or any(approximate(s) is None for i, s in enumerate(node.sides) if i != at[0]):
+        return node
+    (inner,) = cast(Func, node.sides[at[0]]).args
+    sides = list(node.sides)
+    if at[0] == 0:  # |z| < b
+        return Inequality((negate(cast(Scalar, sides[1])), inner, sides[1]), node.ops * 2)
+    above = Inequality((*sides[:1], inner, *sides[2:]), node.ops)
+    below = Inequality(
+        tuple(negate(cast(Scalar, s)) if s is not inner else s for s in above.sides[::-1]), node.ops[::-1]
+    )
+    return Junction("or", (below, above))
+
+
 def _around(point: Node) -> list[Piece] | None:
     return _all([_one(negate(_INFINITY), point, True, True), _one(point, _INFINITY, True, True)])
 
@@ -133,13 +163,21 @@ def _all(parts: Sequence[list[Piece] | None]) -> list[Piece] | None:
 
 
 def _intersection(parts: Sequence[list[Piece] | None]) -> list[Piece] | None:
-    """Of sets of one piece each."""
-    pieces = [part[0] for part in parts if part is not None and len(part) == 1]
-    if len(pieces) != len(parts):
+    common = parts[0]
+    for part in parts[1:]:
+        if common is None or part is None:
+            return None
+        overlaps = [_overlap(left, right) for left in common for right in part]
+        common = [overlap for overlap in overlaps if overlap is not None]
+    return common
+
+
+def _overlap(left: Piece, right: Piece) -> Piece | None:
+    low = max(left, right, key=lambda piece: (piece.start, piece.low_open))
+    high = min(left, right, key=lambda piece: (piece.stop, not piece.high_open))
+    if low.start > high.stop or (low.start == high.stop and (low.low_open or high.high_open)):
         return None
-    low = max(pieces, key=lambda piece: (piece.start, piece.low_open))
-    high = min(pieces, key=lambda piece: (piece.stop, not piece.high_open))
-    return _one(low.low, high.high, low.low_open, high.high_open)
+    return Piece(low.low, high.high, low.low_open, high.high_open, low.start, high.stop)
 
 
 def _without(base: list[Piece] | None, points: Sequence[Node]) -> list[Piece] | None:

@@ -8,6 +8,7 @@ from deltarl.reward.batch import Batch, TrainerState
 from deltarl.reward.call import Plugin
 from deltarl.reward.log import RewardLog
 from deltarl.reward.plugin import load_reward
+from deltarl.reward.question import questions_of
 from deltarl.reward.verdict import Verdict
 from deltarl.reward.verifier import Verifier
 
@@ -59,7 +60,7 @@ class Scorer:
         self,
         rewards: Sequence[RewardSpec],
         marker: str = "boxed",
-        timeout: float = 2.0,
+        timeout: float = 1.5,
         num_workers: int = 1,
         gold_column: str = "answer",
     ) -> None:
@@ -94,7 +95,8 @@ class Scorer:
 
         Args:
             prompts, completions: N each. The completions of one prompt stand together.
-            columns: N values each. Rewards that count tokens look for ``completion_ids``.
+            columns: N values each. Rewards that count tokens look for ``completion_ids``; the math verifier reads the
+                problem in ``question`` or ``problem``, else in the prompt.
             state: how far the run is; at its start by default.
 
         Raises:
@@ -105,7 +107,8 @@ class Scorer:
         verdicts = None
         if any(reward.spec == MATH for reward in self.rewards):
             # First, so that plug-ins can see what is right.
-            verdicts = self.verifier.score(completions, columns[self.gold_column])
+            questions = questions_of(prompts, columns)
+            verdicts = self.verifier.score(completions, columns[self.gold_column], questions)
         batch = Batch(prompts, completions, columns, verdicts, state or TrainerState(), self.gold_column)
         components: dict[str, list[float | None]] = {}
         metrics: dict[str, list[float]] = {}

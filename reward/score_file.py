@@ -31,10 +31,16 @@ class ScoredRow:
         return json.dumps({"line": self.line, **name, **verdict_values(self.verdict)})
 
 
+def outcome(verdict: Verdict) -> str:
+    """The kind of a verdict, and its reason where that says more."""
+    return verdict.kind if verdict.reason in (None, verdict.kind) else f"{verdict.kind}: {verdict.reason}"
+
+
 def verdict_values(verdict: Verdict) -> dict[str, Any]:
     """A verdict as JSON values: all but its trees."""
     return {
         "kind": verdict.kind,
+        "reason": verdict.reason,
         "score": verdict.score,
         "extracted": verdict.extracted,
         "seconds": verdict.seconds,
@@ -43,7 +49,16 @@ def verdict_values(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def score_file(path: Path, completion_field: str, gold_field: str, verifier: Verifier) -> Iterator[ScoredRow]:
+@dataclass(frozen=True)
+class Fields:
+    """What the fields of a row are called; without ``question`` the problem is not looked at."""
+
+    completion: str = "completion"
+    gold: str = "answer"
+    question: str | None = None
+
+
+def score_file(path: Path, fields: Fields, verifier: Verifier) -> Iterator[ScoredRow]:
     """The verdict on each row of ``path``, in order; shows progress on standard error.
 
     Raises:
@@ -54,15 +69,14 @@ def score_file(path: Path, completion_field: str, gold_field: str, verifier: Ver
     with tqdm(total=count_lines(path), unit=" answers", desc="scoring", mininterval=interval) as bar:
         rows = read_rows(path)
         while batch := list(itertools.islice(rows, _BATCH)):
-            places = [f"{path}:{number}" for number, _ in batch]
-            completions = [
-                text_field(row, completion_field, place, "--completion")
-                for (_, row), place in zip(batch, places, strict=True)
-            ]
-            golds = [
-                text_field(row, gold_field, place, "--gold") for (_, row), place in zip(batch, places, strict=True)
-            ]
-            for (number, row), verdict in zip(batch, verifier.score(completions, golds), strict=True):
+            places = [(row, f"{path}:{number}") for number, row in batch]
+            completions = [text_field(row, fields.completion, place, "--completion") for row, place in places]
+            golds = [text_field(row, fields.gold, place, "--gold") for row, place in places]
+            questions: list[str | None] | None = None
+            if fields.question is not None:
+                questions = [text_field(row, fields.question, place, "--question") for row, place in places]
+            verdicts = verifier.score(completions, golds, questions)
+            for (number, row), verdict in zip(batch, verdicts, strict=True):
                 yield ScoredRow(number, row.get("id"), verdict)
             bar.update(len(batch))
 
@@ -71,9 +85,9 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     """Verdicts by reason and by what decided them, the mean score of those that have one, and the time they took."""
     if not verdicts:
         return "no rows"
-    outcomes = Counter(verdict.kind.value for verdict in verdicts)
+    outcomes = Counter(outcome(verdict) for verdict in verdicts)
     paths = Counter(verdict.decided_by.value for verdict in verdicts if verdict.decided_by is not None)
-    lines = [f"{count:8,}  {count / len(verdicts):7.2%}  {kind}" for kind, count in outcomes.most_common()]
+    lines = [f"{count:8,}  {count / len(verdicts):7.2%}  {name}" for name, count in outcomes.most_common()]
     decided = ", ".join(f"{path} {count:,}" for path, count in paths.most_common())
     lines.append(f"decided by: {decided or 'no comparison'}")
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]

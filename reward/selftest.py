@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
-from deltarl.reward.adversary import ATTACKS, CANARY, MARKINGS, PROBLEMS, Problem, applies
+from deltarl.reward.adversary import ATTACKS, CANARY, MARKINGS, PROBLEMS, Marking, Problem, applies
 from deltarl.reward.plugin import RewardPluginError, load_reward
 from deltarl.reward.rewards import MATH, RewardSpec, Scorer
 from deltarl.reward.signature import Signature
@@ -18,16 +18,24 @@ _EXCERPT_CHARS = 80
 _NAME = "reward"
 HONEST = "honest answers"
 """The check that is no attack: a right answer must be paid more than a wrong one."""
+_ALL_ALIKE = (
+    "right and wrong answers score alike on every problem, so nothing can be said about attacks; is it a shaping "
+    "reward (--shaping), or are its answers marked in another way (--marker)?"
+)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The reward under test and how it is called."""
+    """The reward under test and how it is called.
+
+    A ``shaping`` reward is not for right answers: it is only checked for errors, crashes, hangs and code that is run.
+    """
 
     spec: str
     marker: str = "boxed"
     gold_column: str = "answer"
     args: Mapping[str, Any] = field(default_factory=dict)
+    shaping: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,28 +53,47 @@ class _Reply:
 
 
 def run_selftest(subject: Subject, timeout: float) -> Iterator[Finding]:
-    """A finding for the honest answers, then one for each attack. ``timeout`` is in seconds for one completion.
+    """A finding for the honest answers, then, unless those all fail, one for each attack.
+
+    ``timeout`` is in seconds for one completion.
 
     Raises:
         RewardPluginError: the reward cannot be loaded.
     """
     mark = MARKINGS[subject.marker]
     with _Process(subject, timeout) as process:
-        middles: dict[Problem, float] = {}
-        complaints = []
-        for problem in PROBLEMS:
-            right = process.score(problem, f"We compute it. {mark(problem.gold)}")
-            wrong = process.score(problem, f"We compute it. {mark(problem.wrong)}")
-            if right.failure or wrong.failure:
-                complaints.append(f"{right.failure or wrong.failure} (gold {problem.gold})")
-            elif right.score is None or wrong.score is None or right.score <= wrong.score:
-                complaints.append(f"right answer {problem.gold} scores {right.score}, a wrong one {wrong.score}")
-            else:
-                middles[problem] = (right.score + wrong.score) / 2
-        yield Finding(HONEST, _summed_up(complaints))
+        problem, middles = _honest(process, mark, subject.shaping)
+        yield Finding(HONEST, problem)
+        if problem and not middles:
+            return  # every attack would fail alike, or there is nothing to compare with
         for name in ATTACKS:
             if applies(name, mark):
                 yield Finding(name, _attack(process, name, subject.marker, middles))
+
+
+def _honest(process: "_Process", mark: Marking, shaping: bool) -> tuple[str, dict[Problem, float]]:
+    """What is wrong with the scores of honest answers, and what lies between right and wrong on each problem."""
+    middles: dict[Problem, float] = {}
+    complaints = []
+    alike = 0
+    for problem in PROBLEMS:
+        right = process.score(problem, f"We compute it. {mark(problem.gold)}")
+        wrong = process.score(problem, f"We compute it. {mark(problem.wrong)}")
+        if right.failure or wrong.failure:
+            complaints.append(f"{right.failure or wrong.failure} (gold {problem.gold})")
+        elif shaping:
+            continue
+        elif right.score is None or wrong.score is None or right.score <= wrong.score:
+            complaints.append(f"right answer {problem.gold} scores {right.score}, a wrong one {wrong.score}")
+            alike += right.score == wrong.score
+        else:
+            middles[problem] = (right.score + wrong.score) / 2
+    summary = _summed_up(complaints)
+    if alike == len(PROBLEMS):
+        summary += f"; {_ALL_ALIKE}"
+    if "not among its args" in summary:
+        summary += "; set them with --arg NAME=VALUE"
+    return summary, middles
 
 
 def _attack(process: "_Process", name: str, marker: str, middles: Mapping[Problem, float]) -> str:
@@ -168,7 +195,12 @@ def _scorer(subject: Subject) -> Scorer:
 
 
 def _score(scorer: Scorer, problem: Problem, completion: str, gold_column: str) -> _Reply:
-    columns = {gold_column: [problem.gold], "problem": [problem.text]}
+    # Tokens are whatever they are: one a character will do.
+    columns: dict[str, list[Any]] = {
+        gold_column: [problem.gold],
+        "problem": [problem.text],
+        "completion_ids": [list(map(ord, completion))],
+    }
     try:
         reply = _Reply(scorer.score([problem.text], [completion], columns).components[_NAME][0])
     except Exception as error:

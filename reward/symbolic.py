@@ -10,7 +10,7 @@ import sympy
 
 from deltarl.reward import numeric
 from deltarl.reward.limits import BITS_PER_DIGIT, MAX_DIGITS, MAX_FACTORIAL, TooLargeError
-from deltarl.reward.tree import Add, Const, Func, Mul, Node, Num, Pow, Sym, free_symbols
+from deltarl.reward.tree import OPERATION_NAMES, Add, Const, Func, Mul, Node, Num, Pow, Sym, contains, free_symbols
 
 _MAX_EXPANDED_EXPONENT = 20
 _MAX_SIMPLIFIED_OPERATIONS = 120
@@ -18,8 +18,9 @@ _MAX_SIMPLIFIED_OPERATIONS = 120
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
     "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "sinh": sympy.sinh, "cosh": sympy.cosh,
-    "tanh": sympy.tanh, "ln": sympy.log, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling,
-    "factorial": sympy.factorial, "binom": sympy.binomial,
+    "tanh": sympy.tanh, "arsinh": sympy.asinh, "arcosh": sympy.acosh, "artanh": sympy.atanh, "ln": sympy.log,
+    "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling, "factorial": sympy.factorial,
+    "binom": sympy.binomial,
 }  # fmt: skip
 _CONSTANTS = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "infinity": sympy.oo}
 
@@ -33,6 +34,8 @@ def confirm(pred: Node, gold: Node) -> bool:
     Raises:
         TooLargeError: a number would exceed ``MAX_DIGITS`` digits.
     """
+    if any(contains(node, Func, OPERATION_NAMES) for node in (pred, gold)):
+        return numeric.agree(pred, gold, salt=1)
     builder = _Builder(free_symbols(pred) | free_symbols(gold))
     difference = builder.build(pred) - builder.build(gold)
     if difference == 0:

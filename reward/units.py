@@ -61,3 +61,11 @@ def _parts(unit: str) -> list[tuple[str, int]]:
                 factors = factors.removeprefix(word) + power
         found += [(factor, sign) for factor in factors.split()]
     return found
+
+
+def unit_name(unit: str) -> str:
+    """``unit`` without the ending of a plural, and temperatures by their scale alone."""
+    scale = unit.removeprefix("degrees ").removeprefix("degree ")
+    if scale in ("celsius", "fahrenheit", "kelvin"):
+        return scale
+    return unit if len(unit) < 3 or "/" in unit or unit.endswith(("ss", "us")) else unit.removesuffix("s")

@@ -1,48 +1,22 @@
 """From completions and golds to verdicts: extraction, a bounded in-process fast path, the pool for the rest."""
 
-import functools
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Lock
 from typing import Self
 
-from deltarl.reward import exact
-from deltarl.reward.approximate import differ, within
-from deltarl.reward.decimals import as_decimal
-from deltarl.reward.extract import MARKERS, candidates, extract_answer
-from deltarl.reward.limits import MAX_FAST_DIGITS, ParseError, TooLargeError, UndecidedError, UndefinedError
-from deltarl.reward.parse import parse_answer
+from deltarl.reward import forks
+from deltarl.reward.extract import MARKERS
+from deltarl.reward.pairing import Pair, Pairing, Settled
 from deltarl.reward.pool import WorkerPool
-from deltarl.reward.structure import same_answer
-from deltarl.reward.tree import Node, Text
-from deltarl.reward.verdict import DecidedBy, Verdict, VerdictKind
+from deltarl.reward.question import UNKNOWN, read_question
+from deltarl.reward.quick import judge_quickly
+from deltarl.reward.reading import Unread
+from deltarl.reward.verdict import DecidedBy, Reason, Verdict, VerdictKind
 
-_CACHED_GOLDS = 4_096
 _CACHED_PAIRS = 16_384
-
-
-@dataclass(frozen=True, slots=True)
-class _Gold:
-    text: str
-    node: Node
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    answer: str
-    pred: Node
-    gold: _Gold
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.answer, self.gold.text
-
-    def verdict(self, kind: VerdictKind, decided_by: DecidedBy | None, seconds: float, detail: str = "") -> Verdict:
-        score = 1.0 if kind is VerdictKind.RIGHT else 0.0
-        return Verdict(kind, score, self.answer, seconds, detail, decided_by, self.pred, self.gold.node)
 
 
 class Verifier:
@@ -53,36 +27,52 @@ class Verifier:
     Args:
         timeout: wall-clock seconds one answer may take in a worker.
         num_workers: worker processes.
-        marker: how a completion marks its answer; see ``extract_answer``.
+        marker: how a completion marks its answer; see ``extract.candidates``.
     """
 
-    def __init__(self, timeout: float = 2.0, num_workers: int = 1, marker: str = "boxed") -> None:
+    def __init__(self, timeout: float = 1.5, num_workers: int = 1, marker: str = "boxed") -> None:
         if marker not in MARKERS:
             raise ValueError(f"unknown answer marker {marker!r}; use one of {', '.join(MARKERS)}")
         self.marker = marker
         self.pool = WorkerPool(timeout, num_workers)
-        self._parse_gold = functools.lru_cache(_CACHED_GOLDS)(_parse_gold)
-        self._parse = functools.lru_cache(_CACHED_PAIRS)(_parse)
-        self._pairs: OrderedDict[tuple[str, str], tuple[VerdictKind, DecidedBy | None]] = OrderedDict()
+        self._pairing = Pairing(marker)
+        self._compared: OrderedDict[tuple[str, str], tuple[VerdictKind, DecidedBy | None]] = OrderedDict()
+        self._lock = Lock()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """See ``forks.ForkAware``."""
         self._lock = Lock()
 
-    def score(self, completions: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
+    def score(
+        self, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str | None] | None = None
+    ) -> list[Verdict]:
         """One verdict for each completion, in order.
 
+        Args:
+            completions, golds: N each.
+            questions: the problems, N as well. With them an answer that hands the question back or leaves its
+                arithmetic undone is refused, an option's letter stands for its text, and where a percentage is asked
+                for 25 stands for 25%. None where there is none.
+
         Raises:
-            ValueError: the two differ in length.
-            TypeError: a completion is not text.
+            ValueError: they differ in length.
+            TypeError: a completion or question is not text.
             WorkerStartError: a worker is needed and none can be started.
         """
-        if len(completions) != len(golds):
-            raise ValueError(f"{len(completions)} completions but {len(golds)} golds")
+        questions = [None] * len(completions) if questions is None else questions
+        if not len(completions) == len(golds) == len(questions):
+            counts = f"{len(completions)} completions but {len(golds)} golds"
+            raise ValueError(counts if len(questions) == len(completions) else f"{counts}, {len(questions)} questions")
         verdicts: list[Verdict | None] = []
-        pending: dict[tuple[str, str], list[int]] = {}
-        pairs: list[_Pair] = []
-        for index, (completion, gold) in enumerate(zip(completions, golds, strict=True)):
+        pending: dict[tuple[str, ...], list[int]] = {}
+        pairs: list[Pair] = []
+        for index, (completion, gold, question) in enumerate(zip(completions, golds, questions, strict=True)):
             if not isinstance(completion, str):
                 raise TypeError(f"completion {index} is a {type(completion).__name__}; pass the text of its last turn")
-            screened = self._screen(completion, gold)
+            if not isinstance(question, str | None):
+                raise TypeError(f"question {index} is a {type(question).__name__}; pass its text")
+            screened = self._screen(completion, gold, question)
             if isinstance(screened, Verdict):
                 verdicts.append(screened)
             else:
@@ -98,8 +88,8 @@ class Verifier:
 
     def check_gold(self, gold: str) -> str | None:
         """Why ``gold`` cannot be scored against, or None where it can. For use when data is loaded."""
-        parsed = self._parse_gold(gold)
-        return parsed if isinstance(parsed, str) else None
+        read = self._pairing.read_gold(gold)
+        return read.detail if isinstance(read, Unread) else None
 
     def close(self) -> None:
         """Kill the worker processes."""
@@ -111,125 +101,58 @@ class Verifier:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _screen(self, completion: str, gold: str) -> Verdict | _Pair:
+    def _screen(self, completion: str, gold_text: str, question_text: str | None) -> Verdict | Pair:
         """The verdict if it can be had in this process, else the pair for a worker."""
         started = time.monotonic()
-
-        def verdict(kind: VerdictKind, extracted: str | None = None, detail: str = "") -> Verdict:
-            return Verdict(kind, 0.0, extracted, time.monotonic() - started, detail)
-
-        parsed_gold = self._parse_gold(gold)
-        if isinstance(parsed_gold, str):
-            return Verdict(VerdictKind.ERROR, None, None, time.monotonic() - started, f"gold: {parsed_gold}")
-        answer, pred = self._first_parsable(completion)
-        if answer is None:
-            return verdict(VerdictKind.NO_ANSWER)
-        if isinstance(pred, str):
-            return verdict(VerdictKind.UNPARSABLE, answer, pred)
-        pair = _Pair(answer, pred, parsed_gold)
-        with self._lock:
-            known = self._pairs.get(pair.key)
-            if known is not None:
-                self._pairs.move_to_end(pair.key)
-                return pair.verdict(*known, time.monotonic() - started)
+        gold = self._pairing.read_gold(gold_text)
+        if isinstance(gold, Unread):
+            detail = f"gold: {gold.detail}"
+            seconds = time.monotonic() - started
+            return Verdict(VerdictKind.ERROR, None, None, seconds, detail, reason=Reason.GOLD_UNREADABLE)
+        shown: str | None = None
         try:
-            decided = _judge_here(pred, parsed_gold.node)
+            found = self._pairing.find(completion, gold, read_question(question_text) if question_text else UNKNOWN)
+            if isinstance(found, Settled):
+                return found.verdict(time.monotonic() - started)
+            shown = found.shown
+            compared = self._compare_here(found)
+            return found if compared is None else found.verdict(*compared, time.monotonic() - started)
         except Exception as error:
             # No answer may end the run. The type only: the message may hold a number too large to print.
-            return verdict(VerdictKind.ERROR, answer, type(error).__name__)
-        if decided is None:
-            return pair
-        self._remember(pair, *decided)
-        return pair.verdict(*decided, time.monotonic() - started)
+            return Settled(Reason.CRASH, shown, type(error).__name__).verdict(time.monotonic() - started)
 
-    def _first_parsable(self, completion: str) -> tuple[str | None, Node | str]:
-        """The first candidate that is mathematics, and its tree; else the first at all, and what is wrong with it."""
-        first: tuple[str | None, Node | str] = (None, "")
-        for answer in candidates(completion, self.marker):
-            node = self._parse(answer)
-            if not isinstance(node, str | Text):
-                return answer, node
-            if first[0] is None:
-                first = (answer, node)
-        return first
+    def _compare_here(self, pair: Pair) -> tuple[VerdictKind, DecidedBy | None] | None:
+        """How the comparison of a pair ends, if that is known or can be told quickly."""
+        key = (pair.answer, pair.gold.text)
+        with self._lock:
+            known = self._compared.get(key)
+            if known is not None:
+                self._compared.move_to_end(key)
+                return known
+        compared = judge_quickly(pair.pred, pair.gold.node)
+        if compared is None:
+            return None
+        right, decided_by = compared
+        return self._remember(pair, VerdictKind.RIGHT if right else VerdictKind.WRONG, decided_by)
 
-    def _judge(self, pairs: list[_Pair]) -> list[Verdict]:
+    def _judge(self, pairs: list[Pair]) -> list[Verdict]:
         """Judge pairs in the pool, as many at a time as it has workers."""
-        if not pairs:
-            return []
+        if len(pairs) < 2 or self.pool.num_workers == 1:
+            return [self._judge_one(pair) for pair in pairs]
         with ThreadPoolExecutor(self.pool.num_workers) as threads:
             return list(threads.map(self._judge_one, pairs))
 
-    def _judge_one(self, pair: _Pair) -> Verdict:
+    def _judge_one(self, pair: Pair) -> Verdict:
         outcome = self.pool.judge(pair.answer, pair.gold.text)
         if outcome.kind in (VerdictKind.RIGHT, VerdictKind.WRONG):
             self._remember(pair, outcome.kind, outcome.decided_by)  # a timeout or crash may pass: not remembered
         return pair.verdict(outcome.kind, outcome.decided_by, outcome.seconds, outcome.detail)
 
-    def _remember(self, pair: _Pair, kind: VerdictKind, decided_by: DecidedBy | None) -> None:
+    def _remember(
+        self, pair: Pair, kind: VerdictKind, decided_by: DecidedBy | None
+    ) -> tuple[VerdictKind, DecidedBy | None]:
         with self._lock:
-            self._pairs[pair.key] = kind, decided_by
-            if len(self._pairs) > _CACHED_PAIRS:
-                self._pairs.popitem(last=False)
-
-
-def _judge_here(pred: Node, gold: Node) -> tuple[VerdictKind, DecidedBy] | None:
-    """Right or wrong where that can be told quickly, else None."""
-    comparison = _QuickComparison()
-    try:
-        right = same_answer(pred, gold, comparison.same_value)
-    except UndefinedError:
-        right = False
-    except (UndecidedError, TooLargeError):
-        return None
-    return VerdictKind.RIGHT if right else VerdictKind.WRONG, comparison.decided_by
-
-
-class _QuickComparison:
-    def __init__(self) -> None:
-        self.decided_by = DecidedBy.EXACT
-
-    def same_value(self, pred: Node, gold: Node) -> bool:
-        """By exact arithmetic; failing that, different if floats with their errors say so."""
-        try:
-            return exact.same_value(pred, gold, MAX_FAST_DIGITS)
-        except UndecidedError:
-            self.decided_by = DecidedBy.NUMERIC
-            decimal = as_decimal(gold)
-            if decimal is not None and decimal.may_be_rounded:
-                inside = within(pred, decimal.value, decimal.half_unit)
-                if inside is not None:
-                    return inside
-            elif decimal is None and differ(pred, gold):
-                return False
-            raise
-
-
-def _parse(answer: str) -> Node | str:
-    """The tree of an answer, or what is wrong with it."""
-    try:
-        return parse_answer(answer)
-    except ParseError as error:
-        return str(error)
-    except Exception as error:
-        return type(error).__name__  # no answer may end the run
-
-
-def _parse_gold(gold: str) -> _Gold | str:
-    """A gold answer, or what is wrong with it."""
-    if not isinstance(gold, str):
-        return f"a {type(gold).__name__}, not text; convert the column when the data is loaded"
-    # A gold may come as a solution whose answer is in a box.
-    text = (extract_answer(gold) if "boxed" in gold else None) or gold
-    try:
-        node = parse_answer(text)
-        same_answer(node, node, _QuickComparison().same_value)
-    except ParseError as error:
-        return str(error)
-    except UndefinedError as error:
-        return f"has no value: {error}"
-    except (UndecidedError, TooLargeError):
-        pass
-    except Exception as error:
-        return type(error).__name__  # no gold may end the run
-    return _Gold(text, node)
+            self._compared[pair.answer, pair.gold.text] = kind, decided_by
+            if len(self._compared) > _CACHED_PAIRS:
+                self._compared.popitem(last=False)
+        return kind, decided_by

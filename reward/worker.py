@@ -1,13 +1,10 @@
-"""The process in which hostile answers meet sympy. Started by ``pool``; killed by it when an answer takes too long.
-
-``python -m deltarl.reward.worker MEMORY_BYTES``: one JSON message in, one out, until standard input closes.
-"""
+"""The process in which hostile answers meet sympy: forked by ``forkserver``, killed when an answer takes too long."""
 
 import contextlib
 import math
 import os
 import resource
-import signal
+import socket
 import sys
 import time
 from typing import Any
@@ -18,42 +15,60 @@ from deltarl.reward.parse import parse_answer
 from deltarl.reward.verdict import VerdictKind
 
 
-def main() -> None:
-    """Serve requests ``{"pred", "gold", "timeout"}`` with replies ``{"kind", "detail", "decided_by"}``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a stray print must not corrupt the protocol
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_AS, int(sys.argv[1]))
+def warm_up() -> None:
+    """Import sympy and judge something, so that what is loaded at first use is loaded before the fork."""
+    _judge(r"2 \sin x \cos x", r"\sin 2x")
 
-    from deltarl.reward.equivalence import judge  # slow: sympy
+
+def serve(connection: socket.socket, memory_bytes: int) -> None:
+    """Say ``{"pid"}``, then answer requests until ``connection`` closes.
+
+    A request is ``{"pred", "gold", "timeout"}``, a reply ``{"kind", "detail"}`` with ``decided_by`` where something
+    decided, and ``last`` after which no more is answered: memory that one item took must not be missing for the next.
+    """
+    limit(resource.RLIMIT_FSIZE, 0)  # there is nothing to write, ever
+    requests, replies = connection.makefile("rb"), connection.makefile("wb")
 
     def reply(message: dict[str, Any]) -> None:
         replies.write(messages.encode(message))
         replies.flush()
 
-    reply({"ready": True})
-    while (request := messages.read(requests)) is not None:
-        # The parent's clock comes first. This one ends a busy worker whose parent was killed.
-        _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + request["timeout"]) + 1)
-        try:
-            right, decided_by = judge(parse_answer(request["pred"]), parse_answer(request["gold"]))
-            kind = VerdictKind.RIGHT if right else VerdictKind.WRONG
-            reply({"kind": kind, "detail": "", "decided_by": decided_by})
-        except ParseError as error:
-            reply({"kind": VerdictKind.UNPARSABLE, "detail": str(error)})
-        except Exception as error:
-            # The type only: the message may hold a number whose conversion to text hangs.
-            reply({"kind": VerdictKind.ERROR, "detail": type(error).__name__})
+    with contextlib.suppress(ConnectionError):  # the pool is gone
+        reply({"pid": os.getpid()})
+        while (request := messages.read(requests)) is not None:
+            # The pool's clock comes first. This one ends a busy worker whose pool and server were killed.
+            limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + request["timeout"]) + 1)
+            verdict = _judge(request["pred"], request["gold"])
+            last = _peak_bytes() > memory_bytes // 2
+            reply({**verdict, "last": last})
+            if last:
+                return
 
 
-def _limit(what: int, soft: int) -> None:
+def limit(what: int, soft: int) -> None:
+    """Set a resource limit of this process, where the platform can: macOS refuses RLIMIT_AS."""
     _, hard = resource.getrlimit(what)
-    # Not every platform enforces every limit (macOS refuses RLIMIT_AS); the parent's clock holds regardless.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(what, (soft, hard))
 
 
-if __name__ == "__main__":
-    main()
+def _judge(pred: str, gold: str) -> dict[str, Any]:
+    from sympy.core.random import seed
+
+    from deltarl.reward.equivalence import judge  # slow: sympy
+
+    seed(0)  # whatever sympy draws at random: no verdict depends on the items before
+    try:
+        right, decided_by = judge(parse_answer(pred), parse_answer(gold))
+        kind = VerdictKind.RIGHT if right else VerdictKind.WRONG
+        return {"kind": kind, "detail": "", "decided_by": decided_by}
+    except ParseError as error:
+        return {"kind": VerdictKind.UNPARSABLE, "detail": str(error)}
+    except Exception as error:
+        # The type only: the message may hold a number whose conversion to text hangs.
+        return {"kind": VerdictKind.ERROR, "detail": type(error).__name__}
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

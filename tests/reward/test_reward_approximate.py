@@ -34,7 +34,22 @@ def test_different_ones_are(left: str, right: str) -> None:
     assert differ(parse_answer(left), parse_answer(right))
 
 
-@pytest.mark.parametrize("text", ["i", r"\lfloor x \rfloor", "n!", r"\ln(-x)", r"\frac{1}{x - x}"])
+@pytest.mark.parametrize(
+    ("left", "right", "told"),
+    [
+        ("i", "7", True),
+        ("3 - 2i", "3 + 2i", True),
+        (r"\frac{1 + i\sqrt3}{2}", r"\frac{1 - i\sqrt3}{2}", True),
+        ("(1 + i)^2", "2i", False),
+        (r"\sqrt{-3 + 0i}", r"i\sqrt3", False),  # on the cut: left open
+        (r"e^{i\pi}", "-1", False),
+    ],
+)
+def test_complex_ones(left: str, right: str, told: bool) -> None:
+    assert differ(parse_answer(left), parse_answer(right)) is told
+
+
+@pytest.mark.parametrize("text", [r"\lfloor x \rfloor", "n!", r"\ln(-x)", r"\frac{1}{x - x}"])
 def test_what_has_no_real_value_stays_open(text: str) -> None:
     assert not differ(parse_answer(text), parse_answer("7"))
 

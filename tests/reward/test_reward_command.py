@@ -8,6 +8,7 @@ import pytest
 from deltarl.reward.adversary import ATTACKS, MARKINGS, PROBLEMS, applies
 from deltarl.reward.command import main
 from deltarl.reward.extract import MARKERS
+from deltarl.reward.plugin import BUILT_IN
 from deltarl.reward.selftest import HONEST, Subject, run_selftest
 
 SOUND = r'''
@@ -43,6 +44,20 @@ def fragile(completions, answer):
     if r"\infty" in completions[0]:
         os._exit(1)
     return reward(completions, answer)
+
+def any_box(completions, answer):
+    return [float(gold in BOX.findall(completion)) for completion, gold in zip(completions, answer, strict=True)]
+
+def number(completions, answer):
+    """As many a home-made grader: how near the last box comes, else the same text."""
+    scores = []
+    for completion, gold in zip(completions, answer, strict=True):
+        boxes = BOX.findall(completion) or [""]
+        try:
+            scores.append(1 / (1 + abs(float(boxes[-1]) - float(gold))))
+        except ValueError:
+            scores.append(float(boxes[-1] == gold))
+    return scores
 
 def constant(completions):
     return [0.5] * len(completions)
@@ -83,6 +98,19 @@ def test_score_writes_verdicts_and_counts_them(tmp_path: Path, capsys: pytest.Ca
     assert "25.00%" in shown.out
     assert "mean score 0.3333 over 3 answers; 1 skipped" in shown.out
     assert "scoring" in shown.err
+
+
+def test_score_looks_at_the_question_if_told_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"completion": r"\boxed{17 \cdot 23}", "answer": "391", "problem": r"Compute $17 \cdot 23$."}
+    file = write(tmp_path / "answers.jsonl", row)
+    assert main(["score", file]) == 0
+    assert "right: equal" in capsys.readouterr().out
+    out = tmp_path / "verdicts.jsonl"
+    assert main(["score", file, "--question", "problem", "--out", str(out)]) == 0
+    assert "wrong: echo" in capsys.readouterr().out
+    assert json.loads(out.read_text())["reason"] == "echo"
+    assert main(["score", file, "--question", "problems"]) == 2
+    assert "did you mean 'problem'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -129,11 +157,20 @@ def test_bad_arguments_are_refused(arguments: list[str], message: str, capsys: p
     [
         ([r"so \boxed{2x/4}", "x/2"], ["'2x/4'", "Sym name='x'", "exact arithmetic", "right, score 1"]),
         ([r"\sin(2x)", r"2\sin x\cos x", "--bare"], ["Func name='sin'", "in a worker process", "right, score 1"]),
-        (["no box", "2"], ["no complete answer marked by 'boxed'", "no_answer, score 0"]),
+        (
+            ["no box", "2"],
+            [
+                "nothing is marked as 'boxed' wants it; see --marker",
+                "no_answer: nothing marks an answer",
+                "no_answer, score 0",
+            ],
+        ),
         (["x^", "2", "--bare"], ["'x^'", "cannot be parsed: the answer ends too early", "unparsable"]),
-        (["2", r"\nonsense", "--bare"], ["gold       cannot be parsed: unknown command", "skipped: no score"]),
+        (["2", r"\nonsense", "--bare"], ["gold         cannot be parsed: unknown command", "skipped: no score"]),
         (["2", "2" * 900, "--bare"], ["a number of very many digits", "wrong"]),
         (["4\u200b2", "42", "--bare"], [r"'4\u200b2'"]),
+        (["2*3", "6", "--bare", "--question", "Compute 2*3."], ["asks for a value", "echo: what the question wrote"]),
+        (["B", "7", "--bare", "--question", "Which? (A) 6 (B) 7"], ["option B: '7'", "equal_option", "right, score 1"]),
     ],
 )
 def test_explain_shows_every_step(
@@ -169,20 +206,34 @@ def test_selftest_says_what_got_through(plugin: str, capsys: pytest.CaptureFixtu
     assert "ok      empty answer" in shown
 
 
+def test_selftest_names_what_a_bad_reward_lets_through(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", f"{plugin}:any_box"]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("4 of ")
+    assert last.endswith(
+        "every candidate marked; right answer, then a wrong one; answer only inside <think>; <think> never closed"
+    )
+    failed = {f.check: f.problem for f in run_selftest(Subject(f"{plugin}:number"), timeout=5.0) if f.problem}
+    assert "returned nan" in failed["not a number"]
+
+
 def test_selftest_finds_code_hangs_crashes_and_errors(plugin: str) -> None:
     found = {f.check: f.problem for f in run_selftest(Subject(f"{plugin}:evaluating"), timeout=5.0) if f.problem}
     assert found.keys() == {"code"}
     assert "WAS RUN" in found["code"]
-    found = {f.check: f.problem for f in run_selftest(Subject(f"{plugin}:fragile"), timeout=0.5) if f.problem}
+    found = {f.check: f.problem for f in run_selftest(Subject(f"{plugin}:fragile"), timeout=2.0) if f.problem}
     assert found.keys() == {"no text", "not a number", "infinity"}
     assert "raised ZeroDivisionError: empty" in found["no text"]
-    assert "not scored within 0.5 s" in found["not a number"]
+    assert "not scored within 2 s" in found["not a number"]
     assert "the process died" in found["infinity"]
 
 
 def test_selftest_refuses_what_is_no_reward_for_right_answers(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selftest", f"{plugin}:constant"]) == 1
-    assert "right answer 391 scores 0.5, a wrong one 0.5" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "right answer 391 scores 0.5, a wrong one 0.5" in shown
+    assert "is it a shaping reward (--shaping)" in shown
+    assert "1 of 1 checks failed" in shown
     assert main(["selftest", f"{plugin}:absent"]) == 2
     assert "no 'absent' in" in capsys.readouterr().err
 
@@ -193,10 +244,22 @@ def test_selftest_sets_arguments(plugin: str, capsys: pytest.CaptureFixture[str]
     assert "--arg 'bonus' is not of the form NAME=VALUE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("marker", ["boxed", "answer_tag"])
-def test_built_in_verifier_lets_only_restated_expressions_through(marker: str) -> None:
-    failed = {finding.check for finding in run_selftest(Subject("math", marker), timeout=5.0) if finding.problem}
-    assert failed <= {"question's expression restated"}
+@pytest.mark.parametrize("marker", MARKERS)
+def test_the_built_in_verifier_lets_nothing_through(marker: str) -> None:
+    assert not [finding for finding in run_selftest(Subject("math", marker), timeout=5.0) if finding.problem]
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_shaping_rewards_stand_the_attacks(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    needed = {"soft_overlong": ["--arg", "max_tokens=100", "--arg", "cache=20"]}
+    assert main(["selftest", name, "--shaping", *needed.get(name, [])]) == 0, capsys.readouterr().out
+
+
+def test_selftest_says_how_to_set_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", "soft_overlong", "--shaping"]) == 1
+    shown = capsys.readouterr().out
+    assert "needs 'max_tokens', 'cache'" in shown
+    assert "set them with --arg NAME=VALUE" in shown
 
 
 def test_suite_is_consistent() -> None:

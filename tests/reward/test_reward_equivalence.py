@@ -32,7 +32,7 @@ EQUAL = [
     ("3.14", r"\pi"),
     ("3.14", "3.1416"),
     ("2.653", "2.65"),
-    (r"6.63 \times 10^{-34}", r"6.626 \times 10^{-34}"),
+    (r"6.63 \times 10^{-34}", r"6.6261 \times 10^{-34}"),
     ("0.5", "1/2"),
     ("0.5", r"50\%"),
     # assignments and equations
@@ -56,6 +56,12 @@ EQUAL = [
     (r"\frac{2\pi}{3}", r"120^\circ"),
     (r"\frac12", r"\sin 30^\circ"),
     (r"\text{even}", "Even"),
+    (
+        r"\begin{bmatrix}4&1\\4&1\end{bmatrix}",
+        r"\begin{pmatrix}1&1\\1&1\end{pmatrix}\begin{pmatrix}3&1\\1&0\end{pmatrix}",
+    ),
+    ("3", r"x \equiv 3 \pmod{7}"),
+    (r"x \equiv 3 \pmod 7", "x ≡ 3 (mod 7)"),
     ("C", r"\text{(C)}"),
 ]
 
@@ -96,6 +102,10 @@ UNEQUAL = [
     ("785.12", "784"),
     ("0.458", "0.46"),  # two digits are too few
     ("0.5", "0.52"),  # a short decimal is exact
+    ("7.75", "7.751"),
+    ("7.75", r"\frac{7751}{1000}"),
+    ("7.75", "7.750001"),
+    ("6.626e-34", "6.6263e-34"),
     ("50", r"50\%"),
     ("5", "500"),
     ("(1,2)", "(2,1)"),
@@ -123,6 +133,11 @@ UNEQUAL = [
     ("5", "(((20!)!)!)"),
     ("0", "e^{-10^9}"),
     ("2", "2^{10^{9999}}"),
+    (
+        r"\begin{bmatrix}3&2\\1&1\end{bmatrix}",
+        r"\begin{pmatrix}1&1\\1&1\end{pmatrix}\begin{pmatrix}3&1\\1&0\end{pmatrix}",
+    ),
+    ("3", r"x \equiv 10 \pmod{7}"),
 ]
 
 

@@ -61,7 +61,7 @@ def test_other_markers(marker: str, text: str, answer: str | None) -> None:
         (r"$\boxed{28}$ percent", r"28\%"),
         (r"\boxed 5", "5"),
         (r"$\boxed{5}$, $\boxed{5}$", "5"),
-        (r"\boxed{5}. \boxed{6}", "6"),
+        (r"\boxed{5}. \boxed{6}", "5, 6"),  # so close together that none is the last word
         (r"$a = \boxed{5}$, $b = \boxed{2}$, $a + b = \boxed{7}$", "7"),
         (r"We get \boxed{5}, which gives \boxed{7}", "7"),
     ],

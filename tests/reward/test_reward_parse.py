@@ -125,7 +125,7 @@ def test_same_reading(left: str, right: str) -> None:
         "1,,2",
         "x <",
         r"\int_0^1 x",
-        r"\gcd(18, 24)",
+        r"\gcd(18, 24",
         r"\input{/etc/passwd}",
         "__import__('os').system('x')",
         "().__class__.__bases__",
@@ -146,6 +146,7 @@ def test_same_reading(left: str, right: str) -> None:
         "2^" * 60 + "2",
         "+".join("x" * 400),
         "1," * 60 + "1",
+        r"\begin{pmatrix}1&1\\1&1\end{pmatrix}" * 24,  # entries of 2^24 terms
         "\ufdfa" * 500,  # NFKC makes each of these 18 characters
     ],
 )

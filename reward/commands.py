@@ -1,0 +1,192 @@
+"""Commands: those that are one token, those to pass over, and those whose argument is part of what they say."""
+
+import re
+from collections.abc import Callable
+
+from deltarl.reward.alphabet import (
+    ACCENTS,
+    CLOSING,
+    COMMAND_TOKENS,
+    CONSTANTS,
+    DOMAINS,
+    FUNCTIONS,
+    PLAIN_FONTS,
+    SIGNED_REALS,
+    SKIPPED_COMMANDS,
+    SYMBOL_COMMANDS,
+    TEMPERATURES,
+    UNITS,
+)
+from deltarl.reward.limits import ParseError
+from deltarl.reward.scanner import FEWEST_LETTERS, Scanner, Token
+
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal)?|mbox)\s*\{([^{}\\]*)\}")
+_PLAIN_TEXT = re.compile(r"[A-Za-z\s'.,!?;:\-]*")
+_COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
+_DEGREE = re.compile(
+    r"(?:\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![A-Za-z]))|\\degree(?![A-Za-z]))"
+    r"(?:[\s~]*(?:\\(?:text|mathrm|rm)\s*\{\s*([CFK])\s*\}|([CFK])(?![A-Za-z(])))?"
+)
+_DOMAIN = re.compile(
+    r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*([RZNQC])(?![A-Za-z])\s*\}?((?:_\{?[0-9+>* ]+\}?|\^\{?[+*-]\}?)*)"
+)
+_UNIT = re.compile(rf"\\(?:mathrm|rm|operatorname|text|mbox)\s*\{{\s*~?\s*({UNITS})\s*\}}")
+_NAMED = re.compile(r"\\(?:operatorname\*?|mathrm|rm|text|mathop)\s*\{[\s~]*([A-Za-z]{2,})\s*\}")
+_STYLED = re.compile(rf"\\(?:({ACCENTS})|{PLAIN_FONTS})\s*(?:\{{\s*(\\?[A-Za-z]+)\s*\}}|([A-Za-z]|\\[A-Za-z]+))")
+_COLOR = re.compile(r"\\(?:textcolor|color|mathcolor)\s*(?:\[[A-Za-z]*\])?\s*\{[^{}]*\}")
+_FIGURE = re.compile(r"\\(measuredangle|angle|triangle)\s*\{?\s*([A-Z]{1,4}(?:_[0-9])?'?)(?![A-Za-z])\s*\}?")
+_ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{\s*(?:[pbBvV]?matrix|smallmatrix|array|cases)\s*\}(?:\s*\{[lcr| ]*\})?")
+_RUN_ON = re.compile(r"(?:qquad|quad|cdot|times|[lr]?vert|pi|pm|leq|geq|neq)(?=[A-Za-z])")
+"""Commands that a letter is often stuck to."""
+_NO_DELIMITER = re.compile(r"\.(?![0-9])")
+_ENDS_OF_OPERAND = CLOSING | {"}", "!"}
+_COMMANDS = {name: Token(*pair) for name, pair in COMMAND_TOKENS.items()}
+
+
+class CommandScanner(Scanner):
+    """Reads what begins with a backslash, and the degree sign behind a ``^``."""
+
+    def backslash(self) -> bool:
+        """A command: one that stands for one token, one to pass over, or one whose argument is part of what it says."""
+        match = _COMMAND.match(self.text, self.at)
+        if match is None:
+            return False
+        name = match[1]
+        if name == "\\" and self.environments > 0:
+            self.at = match.end()
+            return self.add("op", "newline")
+        token = _COMMANDS.get(name)
+        if token is not None:
+            self.at = match.end()
+            return self.append(token)
+        if name in SYMBOL_COMMANDS:
+            self.at = match.end()
+            return self.symbol(name)
+        for step in _COMMAND_STEPS.get(name[:4], ()):
+            if step(self):
+                return True
+        if name in SKIPPED_COMMANDS:
+            self.at = match.end()
+            if name in ("left", "right") and _NO_DELIMITER.match(self.text, self.at):
+                self.at += 1
+            return True
+        run_on = _RUN_ON.match(name)
+        if run_on:
+            cut = match.start() + 1 + run_on.end()
+            self.text = f"{self.text[:cut]} {self.text[cut:]}"
+            return True
+        raise ParseError(f"unknown command {match.group()[:20]!r}")
+
+    def environment(self) -> bool:
+        match = self.match(_ENVIRONMENT)
+        if match is None:
+            return False
+        begins = match[1] == "begin"
+        self.environments += 1 if begins else -1
+        bars = "{vmatrix}" in match.group()
+        if bars and begins:
+            self.add("op", "|")
+        self.add("op", match[1])
+        return not bars or begins or self.add("op", "|")
+
+    def domain(self) -> bool:
+        match = self.match(_DOMAIN)
+        if match is None:
+            return False
+        name, restriction = DOMAINS[match[1]], match[2].strip("_^{} ").replace(" ", "")
+        if restriction:
+            name = SIGNED_REALS.get(restriction, name + restriction) if match[1] == "R" else name + restriction
+        return self.add("text", name)
+
+    def unit_command(self) -> bool:
+        r"""``\mathrm{m}`` is a metre behind a number, and a variable elsewhere."""
+        last = self.last()
+        below = last == ("op", "/") and len(self.tokens) > 1 and self.tokens[-2].kind == "text"
+        if last.kind not in ("num", "const", "sym") and last.value not in _ENDS_OF_OPERAND and not below:
+            return False
+        match = self.match(_UNIT)
+        return match is not None and self.add("text", match[1])
+
+    def named(self) -> bool:
+        r"""``\operatorname{gcd}``, or a word as in ``5\mathrm{~hours}``."""
+        match = _NAMED.match(self.text, self.at)
+        if match is None:
+            return False
+        name = match[1]
+        if name not in FUNCTIONS and (len(name) < FEWEST_LETTERS or not name.islower()):
+            return False
+        self.at = match.end()
+        return self.add("func", FUNCTIONS[name]) if name in FUNCTIONS else self.words(name)
+
+    def styled(self) -> bool:
+        r"""``\mathbf{u}``, ``\vec{v}`` and ``\bar x``: one variable. ``\overline{AB}`` is the length of a segment."""
+        match = _STYLED.match(self.text, self.at)
+        if match is None:
+            return False
+        accent, name = match[1], match[2] or match[3]
+        greek = name[0] == "\\"
+        if greek and name[1:] not in SYMBOL_COMMANDS:
+            return False
+        if not greek and len(name) > 1:
+            if accent and not name.isupper():
+                return False
+            if not accent and not match.group().startswith((r"\vec", r"\over")):
+                return False  # a word in another font
+            self.at = match.end()
+            for letter in name:
+                self.add("sym", letter)
+            return True
+        self.at = match.end()
+        name = name.lstrip("\\")
+        if not accent and name in CONSTANTS and not self.subscript_follows():
+            return self.add_letter(name)
+        return self.symbol(f"{accent} {name}" if accent else name)
+
+    def figure(self) -> bool:
+        r"""``\angle ABC``, ``m\angle ABC``: a name."""
+        match = self.match(_FIGURE)
+        if match is None:
+            return False
+        if self.last() == ("sym", "m") and "angle" in match[1]:
+            self.tokens.pop()
+        return self.add("sym", f"{'triangle' if match[1] == 'triangle' else 'angle'} {match[2]}")
+
+    def color(self) -> bool:
+        return self.match(_COLOR) is not None
+
+    def text_command(self) -> bool:
+        match = self.match(_TEXT)
+        if match is None:
+            return False
+        content = match[1]
+        if not _PLAIN_TEXT.fullmatch(content):
+            # Mathematics inside \text{}: read it as if the wrapper were not there.
+            self.text = self.text[: match.start()] + " " + content + " " + self.text[match.end() :]
+            self.at = match.start()
+            return True
+        return self.words(content)
+
+    def degree(self) -> bool:
+        match = self.match(_DEGREE)
+        if match is None:
+            return False
+        scale = match[1] or match[2]
+        return self.add("text", TEMPERATURES[scale]) if scale else self.add("op", "degree")
+
+
+_Step = Callable[[CommandScanner], bool]
+_FONT_STEPS: tuple[_Step, ...] = (CommandScanner.unit_command, CommandScanner.named, CommandScanner.styled)
+_COMMAND_STEPS: dict[str, tuple[_Step, ...]] = {
+    "begi": (CommandScanner.environment,),
+    "end": (CommandScanner.environment,),
+    "text": (CommandScanner.unit_command, CommandScanner.named, CommandScanner.text_command, CommandScanner.color),
+    "mbox": (CommandScanner.unit_command, CommandScanner.text_command),
+    "math": (CommandScanner.domain, *_FONT_STEPS, CommandScanner.color),
+    "Bbb": (CommandScanner.domain,),
+    "oper": _FONT_STEPS,
+    **dict.fromkeys(("rm", "bf", "bm", "bold", "vec", "over", "bar", "hat", "tild", "dot", "wide"), _FONT_STEPS),
+    "colo": (CommandScanner.color,),
+    **dict.fromkeys(("angl", "meas", "tria"), (CommandScanner.figure,)),
+    "degr": (CommandScanner.degree,),
+}
+"""Commands with an argument, by their first four letters."""

@@ -1,0 +1,73 @@
+"""Answer and gold texts as trees, or the reason why not; nothing raised, whatever the text."""
+
+import re
+from dataclasses import dataclass
+
+from deltarl.reward.choices import Choice, gold_choice
+from deltarl.reward.extract import extract_answer
+from deltarl.reward.limits import ParseError, TooLargeError, UndecidedError, UndefinedError
+from deltarl.reward.parse import parse_answer
+from deltarl.reward.prose import bare_answer
+from deltarl.reward.quick import compare_quickly
+from deltarl.reward.tree import Node
+from deltarl.reward.verdict import Reason
+
+# What the parser's complaints about size begin with.
+_LIMIT = re.compile(r"(?:a (?:number|matrix) of )?more than |longer than |a power of ten beyond")
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A text that cannot be read; ``detail`` is safe to print."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """A reference answer: its text without what is around it, its tree, and the option it names if it is a letter."""
+
+    text: str
+    node: Node
+    choice: Choice | None
+
+
+def read_answer(text: str) -> Node | Unread:
+    """The tree of an extracted answer."""
+    try:
+        return parse_answer(text)
+    except ParseError as error:
+        detail = str(error)
+        return Unread(Reason.LIMITS if _LIMIT.match(detail) else Reason.UNREADABLE, detail)
+    except Exception as error:
+        return Unread(Reason.UNREADABLE, type(error).__name__)  # no answer may end the run
+
+
+def read_gold(text: str) -> Gold | Unread:
+    r"""A reference answer: bare, with "Answer:" before it, an option such as ``B. 12 km``, or a solution with a box."""
+    if not isinstance(text, str):
+        return _unreadable(f"a {type(text).__name__}, not text; convert the column when the data is loaded")
+    text = (extract_answer(text) if "boxed" in text else None) or text
+    choice = gold_choice(text)
+    if choice is not None:
+        (text,) = choice.letters
+    node = read_answer(text)
+    bare = bare_answer(text.strip()) if isinstance(node, Unread) else None
+    if bare is not None:
+        text, node = bare, read_answer(bare)
+    if isinstance(node, Unread):
+        return _unreadable(node.detail)
+    try:
+        compare_quickly(node, node)
+    except UndefinedError as error:
+        return _unreadable(f"has no value: {error}")
+    except (UndecidedError, TooLargeError):
+        pass
+    except Exception as error:
+        return _unreadable(type(error).__name__)  # no gold may end the run
+    return Gold(text, node, choice)
+
+
+def _unreadable(detail: str) -> Unread:
+    return Unread(Reason.GOLD_UNREADABLE, detail)

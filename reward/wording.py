@@ -1,0 +1,97 @@
+"""Answers that are words, or stand behind words: times of day, sentences, "the answer is ..."."""
+
+import re
+from typing import Literal
+
+from deltarl.reward.tree import Clock, Text
+
+_FEWEST_WORDS = 3
+"""From here on, what is not mathematics is a sentence: right only where gold is the same one."""
+
+_TIME = re.compile(
+    r"\s*\$?([0-9]{1,2})(?::([0-5][0-9]))?\s*(?:\\(?:text|mathrm)\{)?[\s~]*(?:([AaPp])\.?\s*[Mm]\.?)?\s*\}?\$?\.?\s*"
+)
+_HALVES: dict[str, Literal["am", "pm"]] = {"a": "am", "p": "pm"}
+_PROSE = re.compile(r"[A-Za-z0-9\s,.;:!?'\"$()\-]+")
+_SENTENCE_PARTS = re.compile(r"[a-z]+|-?[0-9]+(?:\.[0-9]+)?|[()]")
+_INTRODUCTION = re.compile(
+    r"\s*(?:(?:so|thus|hence|therefore|then|we|find|get|have|obtain|see|that|the|final|answers?|solutions?|set|general"
+    r"|is|are|it|results?|only|domain|range|in|interval|notation|about|approximately|approx|roughly)\b[\s,:.]*|\\approx\s*"
+    r"|\$\s*(?=\\approx))+(?=[$\\(\[0-9]|-[$\\(\[0-9])",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"\s*[A-Za-z][A-Za-z\-]+(?:[ ,]+[A-Za-z\-]+)*\s*:\s*(?=\$|\\[(\[])")
+_TAKEN_BACK = re.compile(
+    r"\b(?:not?|never|except|without|wrong|incorrect|false|than|less|more|greater|fewer|above|below|under|over|least|most"
+    r"|but)\b|n't",
+    re.IGNORECASE,
+)
+_YES_OR_NO = re.compile(r"(yes|no)\s*[.,;:]\s+(?:[A-Za-z']+\s+){2}", re.IGNORECASE)
+
+_PROPERTIES = (
+    "odd|even|increasing|decreasing|constant|positive|negative|prime|composite|rational|irrational|finite|infinite"
+    "|convergent|divergent|continuous|differentiable|injective|surjective|bijective|convex|concave|periodic|symmetric"
+    "|linear|parallel|perpendicular|equilateral|isosceles|acute|obtuse"
+    "|circle|ellipse|parabola|hyperbola|line|plane|sphere|square|rectangle|rhombus|trapezoid"
+)
+_STATEMENT = re.compile(rf"[^.]*\b(?:is|are)\s+(?:an?\s+|always\s+)?({_PROPERTIES})\s*\.?\s*", re.IGNORECASE)
+_NOT_PLAIN = re.compile(r"\b(?:and|or|if|when|either|neither|nor|but|both)\b|[,;:?]", re.IGNORECASE)
+_COPULA = re.compile(r"\b(?:is|are)\b", re.IGNORECASE)
+
+_SYNONYMS = {"yes": "true", "no": "false", "dne": "does not exist"}
+
+
+def time_of_day(text: str) -> Clock | None:
+    """``12:05 a.m.``, ``6 pm``, ``18:30``; None if it is not one."""
+    match = _TIME.fullmatch(text)
+    if match is None or not (match[2] or match[3]) or int(match[1]) > 24:
+        return None
+    return Clock(int(match[1]), int(match[2] or 0), _HALVES[match[3].lower()] if match[3] else "")
+
+
+def takes_back(words: str) -> bool:
+    """Whether ``words`` before a value say that it is not the answer, or only a bound of it."""
+    return _TAKEN_BACK.search(words) is not None
+
+
+def introduced(text: str) -> str | None:
+    """What "the solution is" or "Speed of the boat:" introduces; None if nothing does."""
+    match = _INTRODUCTION.match(text) or _LABEL.match(text)
+    if match is None or takes_back(match.group()):
+        return None
+    rest = text[match.end() :]
+    return None if ":" in rest and match.re is _LABEL else rest
+
+
+def yes_or_no(text: str) -> Text | None:
+    """The "yes" or "no" that a sentence begins with."""
+    match = _YES_OR_NO.match(text + " ")
+    return Text(match[1].lower()) if match else None
+
+
+def sentence(text: str) -> Text | None:
+    """The words of a sentence, with its numbers; None if there are too few of them, or other characters."""
+    folded = text.casefold()
+    if len(re.findall(r"[a-z]{2,}", folded)) < _FEWEST_WORDS or not _PROSE.fullmatch(text):
+        return None
+    return Text(" ".join(_SENTENCE_PARTS.findall(folded)))
+
+
+def statement(text: str) -> Text | None:
+    """A sentence such as "The function $f(x)$ is odd.", formulas and all."""
+    return None if _property_stated(text) is None else Text(" ".join(text.casefold().rstrip(" .").split()))
+
+
+def _property_stated(text: str) -> str | None:
+    """``odd`` in that sentence: the one property that a plain sentence states."""
+    match = _STATEMENT.fullmatch(text)
+    if match is None or len(_COPULA.findall(text)) > 1 or takes_back(text[: match.start(1)]) or _NOT_PLAIN.search(text):
+        return None
+    return match[1].lower()
+
+
+def same_words(pred: Text, gold: Text) -> bool:
+    """Whether two texts are the same: "yes" is "true", and a property may stand for a sentence that states it."""
+    if _SYNONYMS.get(pred.words, pred.words) == _SYNONYMS.get(gold.words, gold.words):
+        return True
+    return _property_stated(pred.words) == gold.words or _property_stated(gold.words) == pred.words

@@ -1,0 +1,67 @@
+"""Fuzzing: whatever a model writes, there is a verdict in time and memory, and the next answer is judged as ever."""
+
+import itertools
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hostile import Hostile
+
+from deltarl.reward.verdict import VerdictKind
+from deltarl.reward.verifier import Verifier
+
+SECONDS = 2.0
+BYTES = 512 << 20
+
+
+@pytest.fixture
+def verifier() -> Iterator[Verifier]:
+    with Verifier(timeout=1.0) as verifier:
+        yield verifier
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [(1, 500), pytest.param(2, 10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3_600)])],
+)
+def test_every_hostile_answer_has_a_verdict_and_the_next_is_judged_as_ever(
+    verifier: Verifier, seed: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hostile = Hostile(seed)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kinds: Counter[str] = Counter()
+    slowest = 0.0
+    for n in range(count):
+        gold = hostile.gold()
+        completion = hostile.completion(gold)
+        started = time.monotonic()
+        (verdict,) = verifier.score([completion], [gold])
+        seconds = time.monotonic() - started
+        shown = f"{completion[:2_000]!r} against {gold!r}: {verdict.kind}, {verdict.detail[:200]}, {seconds:.2f} s"
+        assert seconds < SECONDS, shown
+        assert verdict.kind is not VerdictKind.ERROR or verdict.score is None, shown
+        assert verdict.score in (None, 0.0, 1.0), shown
+        (neighbour,) = verifier.score([rf"\boxed{{{n}/2 + {n}}}"], [rf"\frac{{{3 * n}}}{{2}}"])
+        assert neighbour.correct, shown
+        assert verifier.pool.judge(f"x + {n}x", f"{n + 1}x").kind is VerdictKind.RIGHT, shown
+        kinds[verdict.kind if verdict.score is not None else "unparsable gold"] += 1
+        slowest = max(slowest, seconds)
+    print(f"{count} answers: {dict(kinds)}, slowest {slowest:.2f} s")
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < BYTES
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_do_without_gmpy2(verifier: Verifier) -> None:
+    """Says something where there is gmpy2: PYTHONPATH may name a folder that it was installed into."""
+    pytest.importorskip("gmpy2")
+    answers = ("((20!)!)!", "(10^9)!", r"\binom{10^9}{5\cdot10^8}", "9^{9^{9^9}}")
+    for answer, gold in itertools.product(answers, ("42", r"\sqrt 2")):
+        (verdict,) = verifier.score([rf"\boxed{{{answer}}}"], [gold])
+        assert verdict.kind in (VerdictKind.WRONG, VerdictKind.UNPARSABLE)
+    assert verifier.pool.judge(r"2 \sin x \cos x", r"\sin 2x").kind is VerdictKind.RIGHT
+    server, worker = verifier.pool.pids()
+    assert not any("gmpy2" in Path(f"/proc/{pid}/maps").read_text() for pid in (server, worker))
