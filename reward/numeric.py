@@ -13,13 +13,14 @@ from mpmath import mp
 
 from deltarl.reward.decimals import Decimal
 from deltarl.reward.limits import BITS_PER_DIGIT, MAX_DIGITS, MAX_FACTORIAL, TooLargeError, UndefinedError
-from deltarl.reward.tree import BOUND, Add, Const, Func, Mul, Node, Num, Pow, Sym, contains, free_symbols
+from deltarl.reward.tree import BOUND, Add, Const, Func, Mul, Node, Num, Pow, Sym, children, contains, free_symbols
 
 _POINTS = 8
 _TRIES = 64
 _SEED = 20_251
 _DIGITS = (50, 150, 450)
 _MAX_TERMS = 1_000
+_FAR_DIGITS = 40
 _MAX_MAGNITUDE = int(MAX_DIGITS * BITS_PER_DIGIT)
 
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
@@ -41,14 +42,19 @@ def agree(pred: Node, gold: Node, salt: int = 0) -> bool:
     integers = any(contains(node, Func, _OF_INTEGERS) for node in (pred, gold))
     steps = any(contains(node, Func, frozenset({"floor", "ceil"})) for node in (pred, gold))
     imaginary = any(contains(node, Const, frozenset({"i"})) for node in (pred, gold))
+    reach = math.ceil(max(_largest(pred), _largest(gold)))
     for real in (False,) if imaginary else (True, False):
         conclusive = 0
-        for point in _points(symbols, integers, steps, salt):
+        for point, far in _points(symbols, integers, steps, salt, reach):
             try:
                 if not _agree_at(pred, gold, point, real):
                     return False
             except UndefinedError:
                 continue
+            except TooLargeError:
+                if far:
+                    continue
+                raise
             conclusive += 1
             if conclusive == _POINTS or not symbols:
                 return True
@@ -67,18 +73,35 @@ def matches_decimal(pred: Node, gold: Decimal) -> bool:
         return mp.im(value) == 0 and abs(mp.re(value) - _rational(gold.value)) <= _rational(gold.half_unit)
 
 
-def _points(symbols: list[str], integers: bool, steps: bool, salt: int) -> Iterator[dict[str, Fraction]]:
+def _largest(node: Node) -> Fraction:
+    """The largest number that is written in a tree, as itself or as a power."""
+    match node:
+        case Num(value):
+            return abs(value)
+        case Pow(Num(base), Num(exponent)) if exponent.denominator == 1 and 0 < exponent <= _FAR_DIGITS:
+            return abs(base) ** int(exponent)
+    return max((_largest(child) for child in children(node)), default=Fraction(1))
+
+
+def _points(
+    symbols: list[str], integers: bool, steps: bool, salt: int, reach: int
+) -> Iterator[tuple[dict[str, Fraction], bool]]:
+    """Points, and whether they are far: well beyond ``reach``, so that ``|x + 500|`` is not ``x + 500``."""
     if not symbols:
-        yield {}
+        yield {}, False
         return
     rng = random.Random(_SEED + salt)
     for attempt in range(_TRIES):
+        if attempt % 4 == 2 and not integers:
+            sign = -1 if attempt % 8 == 2 else 1
+            yield {name: Fraction(sign * reach * rng.randint(10, 1_000)) for name in symbols}, True
+            continue
         # Every second point is positive, so that roots and logarithms find their domain.
         low = 1 if integers or attempt % 2 else -400
         high, scale = (30, 1) if integers else (400, 101)
         if steps and attempt % 4 < 3:
             scale = (1, 2, 3)[attempt % 4]  # where steps are
-        yield {name: Fraction(rng.randint(low, high), scale) for name in symbols}
+        yield {name: Fraction(rng.randint(low, high), scale) for name in symbols}, False
 
 
 def _agree_at(pred: Node, gold: Node, point: Mapping[str, Fraction], real: bool) -> bool:

@@ -142,7 +142,7 @@ class RewardConfig(Section):
     functions: list[RewardFunctionConfig] = Field(default=[RewardFunctionConfig(name="math")], min_length=1)
     marker: Literal["boxed", "####", "answer_tag", "the_answer_is", "any_marker", "anywhere"] = "boxed"
     """Where the answer stands in a completion."""
-    timeout: PositiveFloat = 2.0
+    timeout: PositiveFloat = 1.5
     """Seconds one verdict may take."""
     num_workers: PositiveInt = 1
     """Ray actors that score."""

@@ -248,8 +248,17 @@ class Engine:
             started = self._start()
             if self._rows.active:
                 self._advance(torch.cat([logits, *started]))
-        done, self._finished = self._finished, []
-        return [self._output(request) for request in done]
+        return self._take_finished()
+
+    def run(self, token_budget: int) -> list[RequestOutput]:
+        """Steps until about so many tokens are sampled, or nothing is left to do; returns the requests that finished.
+
+        What has not finished goes on in the next call, also under other weights: partial rollouts.
+        """
+        finished, end = self._take_finished(), self._generated_tokens + token_budget
+        while self._requests and self._generated_tokens < end:
+            finished += self.step()
+        return finished
 
     def load_weights(self, update: WeightUpdate) -> None:
         """Takes over published weights, verified by checksum, between two steps; see `in_flight`.
@@ -517,6 +526,10 @@ class Engine:
             for sample in request.samples:
                 sample.finish_reason = sample.finish_reason or reason
             self._finish(request)
+
+    def _take_finished(self) -> list[RequestOutput]:
+        done, self._finished = self._finished, []
+        return [self._output(request) for request in done]
 
     def _finish(self, request: Request) -> None:
         del self._requests[request.id]

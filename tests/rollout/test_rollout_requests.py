@@ -186,6 +186,37 @@ def test_new_weights_between_two_steps(kind, in_flight):
     everything_is_back(engine)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_weights_while_a_prompt_is_half_prefilled(kind):
+    other, prompt = policy(kind, seed=1), random_prompts([100])[0]
+    engine = Engine(policy(kind), max_prefill_tokens=32)
+    engine.add_request("", prompt, params_of(0))
+    engine.step()
+    engine.step()
+    assert engine.stats().prompt_tokens == 64
+    engine.load_weights(WeightUpdate.of(other, 3))
+    got = run(engine)[""]
+    assert_same(got, GroupEngine(other).generate([prompt], params_of(0))[0], 1e-5)
+    assert all(t.weight_versions == [3] * 28 for t in got)
+
+
+def test_unfinished_answers_go_on_in_the_next_iteration():
+    model, prompts = policy(), random_prompts([9, 20, 33])
+    params = [params_of(i, max_tokens=10 + 20 * i) for i in range(3)]
+    want = GroupEngine(model).generate(prompts, params)
+    engine, got, calls = Engine(model), {}, 0
+    for i, prompt in enumerate(prompts):
+        engine.add_request(str(i), prompt, params[i])
+    while engine.has_unfinished_requests():
+        before = engine.stats().generated_tokens
+        got |= {o.request_id: Trajectory.of(o) for o in engine.run(40)}
+        assert engine.stats().generated_tokens - before < 40 + 6
+        calls += 1
+    assert calls > 3
+    for i in range(3):
+        assert_same(got[str(i)], want[i])
+
+
 def test_weights_that_do_not_fit_change_nothing():
     engine = Engine(policy())
     engine.add_request("", random_prompts([9])[0], params_of(0))
