@@ -305,7 +305,7 @@ class Engine:
             assert sample.state is not None
             row, length = self._rows.active, sample.state.length
             while self._pages.wanted(row, length + 1) > self._pages.free - self._headroom():
-                if row or not self._displace(spare=0):
+                if row or not self._displace():
                     return
             self._paused.popleft()
             self._pages.grow_row(row, length + 1)
@@ -324,11 +324,11 @@ class Engine:
                 batch = self._fork()
                 if batch is not None:
                     logits.append(batch)
-                elif self._rows.active or not self._displace(spare=1):
+                elif self._rows.active or not self._displace(keep=self._ready[0]):
                     break
             elif self._waiting and not prefilled:
                 prefilled = True  # once a step: those who decode do not wait for long prompts
-                if not self._prefill() and (self._rows.active or not self._displace(spare=1)):
+                if not self._prefill() and (self._rows.active or not self._displace(keep=self._waiting[0])):
                     break
             else:
                 break
@@ -454,28 +454,26 @@ class Engine:
             rows = slice(self._rows.active)
             if self._pages.wanted(rows, self._pages.length[rows] + 1) <= self._pages.free:
                 return
-            if not self._displace(spare=0):
+            if not self._displace():
                 row = max(range(self._rows.active), key=lambda i: (self._rows.samples[i].request.order, i))
                 sample = self._rows.samples[row]
                 self._leave([row], keep_state=True)
                 self._paused.appendleft(sample)
                 self._preemptions += 1
 
-    def _displace(self, spare: int) -> bool:
+    def _displace(self, keep: Prompt | None = None) -> bool:
         """Takes the row and pages of the prompt that came last, which is to be prefilled again later.
 
-        Args:
-            spare: prompts that stay, the first to come.
-
         Returns:
-            Whether there was one.
+            Whether there was one besides `keep`.
         """
-        placed = sorted((p for p in (*self._waiting, *self._ready) if p.row is not None), key=lambda p: p.request.order)
-        if len(placed) <= spare:
+        placed = [p for p in (*self._waiting, *self._ready) if p.row is not None and p is not keep]
+        if not placed:
             return False
-        self._unprefill(placed[-1])
-        if placed[-1] in self._ready:
-            self._requeue([placed[-1]])
+        last = max(placed, key=lambda p: p.request.order)
+        self._unprefill(last)
+        if last in self._ready:
+            self._requeue([last])
         return True
 
     def _advance(self, logits: Tensor) -> None:

@@ -1,5 +1,7 @@
 """Requests while others run: few pages, long prompts, pauses, new weights, shared beginnings, aborts."""
 
+import random
+
 import pytest
 import torch
 from rollout_models import CONTEXT, VOCAB, GroupEngine, Trajectory, largest_gap, policy, random_prompts
@@ -358,3 +360,55 @@ def test_a_row_holds_as_many_tokens_as_the_context():
     assert CONTEXT % PAGE_SIZE == 0
     (answer,) = GroupEngine(policy("attention"), num_pages=5).generate([[5]], SamplingParams(max_tokens=CONTEXT))[0]
     assert len(answer.completion_ids) == CONTEXT - 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_anything_may_happen_in_any_order(seed):
+    """Few pages, long prompts, pauses, replays and aborts at random: every request ends, with the right tokens."""
+    rng = random.Random(seed)
+    model = policy(("hybrid", "attention")[seed % 2])
+    engine = Engine(
+        model,
+        max_num_seqs=rng.choice([1, 3, 6]),
+        num_pages=rng.choice([6, 8, 11]),
+        max_prefill_tokens=rng.choice([16, 48]),
+        prefix_cache_bytes=rng.choice([0, 1 << 20]),
+        in_flight=rng.choice(["keep", "replay"]),
+    )
+    beginning = random_prompts([40], seed=9)[0]
+    prompts = [p if rng.random() < 0.5 else beginning + p[:20] for p in random_prompts([1 + i * 5 for i in range(12)])]
+    params = [params_of(i, n=rng.randrange(1, 4), max_tokens=rng.randrange(1, 40)) for i in range(12)]
+    want = GroupEngine(model).generate(prompts, params)
+    got, paused, waiting, dead = {}, {}, list(range(12)), set()
+    for _ in range(5000):
+        if waiting and rng.random() < 0.2:
+            i = waiting.pop(0)
+            engine.add_request(str(i), prompts[i], params[i])
+        for output in engine.step():
+            got.setdefault(output.request_id, []).extend(output.outputs)
+        name = rng.choice(list(engine._requests) or [None])
+        event = rng.random()
+        if name and event < 0.05:
+            snapshots = engine.pause(name)
+            paused[name] = [s.without_state() if rng.random() < 0.5 else s for s in snapshots]
+        elif name and event < 0.06:
+            engine.abort_request(name)
+            dead.add(name)
+        elif event < 0.08:
+            engine.load_weights(WeightUpdate.of(model, engine.weight_version + 1))
+            paused = {n: [s.without_state() for s in snapshots] for n, snapshots in paused.items()}
+        resumable = [n for n in paused if not engine.has_unfinished_requests() or n not in engine._requests]
+        if resumable and rng.random() < 0.3:
+            engine.resume(resumable[0], paused.pop(resumable[0]))
+        if not waiting and not paused and not engine.has_unfinished_requests():
+            break
+    else:
+        raise AssertionError("it does not end")
+    everything_is_back(engine)
+    for i in range(12):
+        answers = {o.index: o for o in got[str(i)]}
+        assert sorted(answers) == list(range(params[i].n))
+        for k, answer in answers.items():
+            expected = want[i][k].completion_ids
+            assert answer.token_ids == expected[: len(answer.token_ids)]
+            assert str(i) in dead or answer.token_ids == expected
