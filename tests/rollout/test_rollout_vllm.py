@@ -260,7 +260,7 @@ def test_wrong_updates_are_refused(served: Served) -> None:
     assert served.engine.weight_version == 5
     with pytest.raises(WeightMismatchError, match="differ from the publisher's"):
         served.engine.load_weights(good, Probe.of(model, prompts()))
-    with pytest.raises(RuntimeError, match="failed their probe"):
+    with pytest.raises(WeightMismatchError, match="failed their probe"):
         served.engine.generate(prompts(), SamplingParams())
     served.load(4, 7)
     assert served.engine.score(prompts()) == before

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vllm_fake_server import DIE, FAIL, NAN
+from vllm_fake_server import DIE, FAIL, NAN, REFUSE, STALE
 
 from deltarl.model.weights import WeightMismatchError, WeightUpdate, checksum
 from deltarl.rollout.params import RepetitionDetection, SamplingParams
@@ -116,10 +116,15 @@ def test_a_wrong_checksum_is_refused_and_the_old_weights_stay(engine: VLLMEngine
 def test_a_failed_probe_stops_sampling_until_the_next_good_update(engine: VLLMEngine) -> None:
     with pytest.raises(WeightMismatchError, match="differ from the publisher's"):
         engine.load_weights(update(1, -2.0), Probe([[3, 4, 5]], [[-2.0, -2.5]]))
-    with pytest.raises(RuntimeError, match="failed their probe"):
+    with pytest.raises(WeightMismatchError, match="failed their probe"):
         engine.generate([[3]], SamplingParams())
     engine.load_weights(update(2, -1.0), Probe([[3, 4]], [[-1.0]]))
     assert engine.generate([[3]], SamplingParams())[0].outputs[0].weight_versions[0] == 2
+
+
+def test_a_probe_looks_at_decoding_too(engine: VLLMEngine) -> None:
+    with pytest.raises(WeightMismatchError, match=r"decoding differs from prefill by 0\.25"):
+        engine.load_weights(update(1, -2.0), Probe([[STALE, 4]], [[-2.0]]))
 
 
 def test_a_probe_never_passes_on_nan() -> None:
@@ -144,10 +149,30 @@ def test_a_killed_process_is_noticed_while_it_is_waited_for(engine: VLLMEngine) 
         engine.generate([[3]], SamplingParams())
 
 
-def test_an_error_over_there_is_raised_here_and_the_process_goes_on(engine: VLLMEngine) -> None:
-    with pytest.raises(RuntimeError, match="KeyError: 'some bug'"):
-        engine.generate([[FAIL]], SamplingParams())
+def test_an_unforeseen_error_ends_the_process_but_a_refusal_does_not(engine: VLLMEngine) -> None:
+    with pytest.raises(ValueError, match="too long"):
+        engine.generate([[REFUSE]], SamplingParams())
     assert engine.generate([[3]], SamplingParams())[0].finished
+    with pytest.raises(VLLMError, match=r"(?s)KeyError: 'some bug'.*restart"):
+        engine.generate([[FAIL]], SamplingParams())
+    with pytest.raises(VLLMError, match="exit code 1"):
+        engine.generate([[3]], SamplingParams())
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next_one(
+    engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing.connection.Connection.poll", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate([[3]], SamplingParams())
+    with pytest.raises(VLLMError, match="restart"):
+        engine.generate([[4]], SamplingParams())
+    engine.restart()
+    assert engine.generate([[4]], SamplingParams(max_tokens=1))[0].outputs[0].token_ids == [4]
 
 
 def test_sleep_refuses_work_and_waking_up_loads_dropped_weights(engine: VLLMEngine) -> None:

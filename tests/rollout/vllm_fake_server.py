@@ -8,7 +8,7 @@ from typing import Any
 
 from deltarl.rollout.vllm.protocol import receive, reply, serve
 
-DIE, FAIL, NAN = 31, 32, 33  # as the first token of a prompt
+DIE, FAIL, NAN, REFUSE, STALE = 31, 32, 33, 34, 35  # as the first token of a prompt
 
 
 class WeightMismatchError(RuntimeError):
@@ -24,18 +24,20 @@ class FakeServer:
 
     def generate(self, prompts: list[list[int]], params: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         if self.broken:
-            raise RuntimeError(self.broken)
+            raise WeightMismatchError(self.broken)
         first = prompts[0][0]
         if first == DIE:
             print("a last word", flush=True)
             os._exit(7)
+        if first == REFUSE:
+            raise ValueError("too long")
         if first == FAIL:
             raise KeyError("some bug")
         return [[self._sample(p, f, i) for i in range(f["n"])] for p, f in zip(prompts, params, strict=True)]
 
     def _sample(self, prompt: list[int], fields: dict[str, Any], i: int) -> dict[str, Any]:
         n = fields["max_tokens"]
-        score = float("nan") if prompt[0] == NAN else self.weight
+        score = {NAN: float("nan"), STALE: self.weight - 0.25}.get(prompt[0], self.weight)
         return {
             "token_ids": [prompt[-1]] * n,
             "logprobs": [score] * n,
@@ -83,7 +85,7 @@ def main() -> None:
     reply(pipe, begin)
     server = FakeServer()
     names = ("generate", "score", "load_weights", "distrust", "sleep", "wake_up")
-    serve(pipe, {name: getattr(server, name) for name in names})
+    serve(pipe, {name: getattr(server, name) for name in names}, (ValueError, WeightMismatchError))
 
 
 if __name__ == "__main__":
