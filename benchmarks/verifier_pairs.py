@@ -152,6 +152,13 @@ def counting(h: Hand) -> Draw:
     )
 
 
+def absolute_value(h: Hand) -> Draw:
+    a = h.rng.choice([h.rng.randint(1, 20), h.rng.randint(100, 5_000_000)])
+    gold = rf"|x + {a}|"
+    right = h.pick(rf"\left|{a} + x\right|", rf"\sqrt{{(x + {a})^2}}", rf"|-x - {a}|")
+    return gold, right, h.pick(f"x + {a}", f"|x| + {a}", f"|x - {a}|", f"-x - {a}")
+
+
 def complex_number(h: Hand) -> Draw:
     a, b, c, d = (h.integer(-9, 9) for _ in range(4))
     real, imaginary = a * c - b * d, a * d + b * c
@@ -419,8 +426,8 @@ KINDS: dict[str, Callable[[Hand], Draw]] = {
     draw.__name__.replace("_", " "): draw
     for draw in (
         integer, fraction, decimals, rounded_value, repeating, percent, scientific, surd, pi_multiple, power_or_log,
-        counting, complex_number, polynomial, rational_function, trigonometric, formula, equation, assigned,
-        named_values, interval, union, finite_set, list_of_values, plus_minus, point, matrix, unit, money, angle, based,
-        ratio, words, choice,
+        counting, absolute_value, complex_number, polynomial, rational_function, trigonometric, formula, equation,
+        assigned, named_values, interval, union, finite_set, list_of_values, plus_minus, point, matrix, unit, money,
+        angle, based, ratio, words, choice,
     )
 }  # fmt: skip
