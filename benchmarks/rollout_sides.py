@@ -8,7 +8,7 @@ from typing import Any
 
 from rollout_workload import VOCAB, Workload, make_model, save
 
-BATCH = 256  # sequences decoded at once, on every side
+BATCH = 512  # sequences decoded at once, on every side
 ROWS = 16
 STEPS = 24
 
