@@ -1,7 +1,7 @@
 """Scored answers, packed for the learner."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -10,12 +10,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TrainSample:
-    """One answer with its advantage: all the learner needs to know of it."""
+    """One answer with its advantage: all the learner needs to know of it.
+
+    Attributes:
+        logprobs: of the completion's tokens, as recorded when they were sampled.
+        old_logprobs: under the weights this iteration starts with; None takes the sampler's for them.
+    """
 
     prompt_ids: list[int]
     completion_ids: list[int]
     logprobs: list[float]
     advantage: float
+    old_logprobs: list[float] | None = None
+
+    @classmethod
+    def solution(cls, prompt_ids: list[int], completion_ids: list[int]) -> "TrainSample":
+        """A worked solution to be imitated, which no policy sampled."""
+        return cls(prompt_ids, completion_ids, [0.0] * len(completion_ids), 0.0)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -26,15 +37,18 @@ class PackedBatch:
     """Sequences end to end, and the completion tokens within them.
 
     Attributes:
-        input_ids: `[T]`.  cu_seqlens: `[N+1]`.
+        input_ids: `[T]`.  cu_seqlens: `[N+1]`.  lengths: `[N]` completion tokens of each.
         predictor: `[n]` position whose logits predict each completion token (the one before it).
-        target: `[n]` the completion tokens.  old_logprobs, advantages: `[n]` fp32.
+        target: `[n]` the completion tokens.
+        sampler_logprobs, old_logprobs, advantages: `[n]` fp32, see `TrainSample`.
     """
 
     input_ids: Tensor
     cu_seqlens: Tensor
+    lengths: Tensor
     predictor: Tensor
     target: Tensor
+    sampler_logprobs: Tensor
     old_logprobs: Tensor
     advantages: Tensor
 
@@ -42,21 +56,24 @@ class PackedBatch:
     def pack(cls, samples: Sequence[TrainSample], device: torch.device) -> "PackedBatch":
         ids: list[int] = []
         bounds, predictor, target = [0], list[int](), list[int]()
-        logprobs, advantages = list[float](), list[float]()
+        sampler, old, advantages = list[float](), list[float](), list[float]()
         for s in samples:
             first = len(ids) + len(s.prompt_ids)
             predictor += range(first - 1, first - 1 + len(s.completion_ids))
             ids += s.prompt_ids + s.completion_ids
             bounds.append(len(ids))
             target += s.completion_ids
-            logprobs += s.logprobs
+            sampler += s.logprobs
+            old += s.logprobs if s.old_logprobs is None else s.old_logprobs
             advantages += [s.advantage] * len(s.completion_ids)
         return cls(
             input_ids=torch.tensor(ids, device=device),
             cu_seqlens=torch.tensor(bounds, device=device),
+            lengths=torch.tensor([len(s.completion_ids) for s in samples], device=device),
             predictor=torch.tensor(predictor, device=device),
             target=torch.tensor(target, device=device),
-            old_logprobs=torch.tensor(logprobs, dtype=torch.float32, device=device),
+            sampler_logprobs=torch.tensor(sampler, dtype=torch.float32, device=device),
+            old_logprobs=torch.tensor(old, dtype=torch.float32, device=device),
             advantages=torch.tensor(advantages, dtype=torch.float32, device=device),
         )
 
@@ -67,26 +84,49 @@ class Minibatch:
 
     Attributes:
         samples: this rank's share.
-        global_tokens: completion tokens of all ranks' shares together, the normaliser of the loss.
+        global_tokens, global_answers: completion tokens and answers of all ranks' shares together, for the normaliser
+            of the loss.
+        solutions: this rank's share of the worked solutions to imitate.
+        global_solution_tokens: completion tokens of all ranks' solutions together.
     """
 
     samples: list[TrainSample]
     global_tokens: int
+    global_answers: int
+    solutions: list[TrainSample] = field(default_factory=list)
+    global_solution_tokens: int = 0
 
 
-def split_batch(samples: Sequence[TrainSample], num_ranks: int, num_minibatches: int) -> list[list[Minibatch]]:
+def split_batch(
+    samples: Sequence[TrainSample], num_ranks: int, num_minibatches: int, solutions: Sequence[TrainSample] = ()
+) -> list[list[Minibatch]]:
     """Deals a batch out so that the ranks together work on the minibatches a single rank would: `[rank][minibatch]`."""
-    bounds = [len(samples) * i // num_minibatches for i in range(num_minibatches + 1)]
-    parts = [samples[a:b] for a, b in pairwise(bounds)]
-    tokens = [sum(len(s.completion_ids) for s in part) for part in parts]
+    parts = list(zip(_cut(samples, num_minibatches), _cut(solutions, num_minibatches), strict=True))
     return [
-        [Minibatch(list(part[rank::num_ranks]), n) for part, n in zip(parts, tokens, strict=True)]
+        [
+            Minibatch(
+                list(part[rank::num_ranks]), _tokens(part), len(part), list(shown[rank::num_ranks]), _tokens(shown)
+            )
+            for part, shown in parts
+        ]
         for rank in range(num_ranks)
     ]
 
 
+def _cut(samples: Sequence[TrainSample], count: int) -> list[Sequence[TrainSample]]:
+    bounds = [len(samples) * i // count for i in range(count + 1)]
+    return [samples[a:b] for a, b in pairwise(bounds)]
+
+
+def _tokens(samples: Sequence[TrainSample]) -> int:
+    return sum(len(s.completion_ids) for s in samples)
+
+
 def micro_batches(samples: Sequence[TrainSample], max_tokens: int) -> list[list[TrainSample]]:
-    """Cuts the samples, in order, into runs of at most `max_tokens` tokens (a longer sample is a run of its own)."""
+    """Cuts the samples, in order, into runs of at most `max_tokens` tokens (a longer sample is a run of its own).
+
+    A sample is never cut in two: the losses of whole answers need all their tokens at once.
+    """
     runs: list[list[TrainSample]] = []
     tokens = 0
     for s in samples:

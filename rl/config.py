@@ -7,28 +7,17 @@ overrides them.
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from deltarl.rl.advantages import ScaleRewards
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from deltarl.rl.objectives.config import ObjectiveConfig
+from deltarl.rl.presets import Algorithm, with_preset
+from deltarl.rl.section import Section
 
 
 class ModelConfig(Section):
     path: str | None = None
     """Checkpoint folder (kimi_linear) with its tokenizer. Without it, a random model of the size below is made."""
-    tokenizer_extra_tokens: list[str] = ["\\boxed{"]
+    tokenizer_extra_tokens: list[str] = Field(default=["\\boxed{"])
     """Strings that are one token each in the byte-level tokenizer of a model made here."""
     hidden_size: PositiveInt = 96
     num_hidden_layers: PositiveInt = 4
@@ -116,6 +105,10 @@ class RolloutConfig(Section):
     """Problems per step."""
     num_generations: int = Field(default=16, ge=1)
     """Samples per problem: the group of GRPO."""
+    dynamic_sampling: bool = False
+    """Learn only from problems whose samples score differently (DAPO)."""
+    max_refills: NonNegativeInt = 0
+    """With dynamic_sampling, how many times more problems are sampled in place of those dropped, at most."""
     max_tokens: PositiveInt = 64
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -134,7 +127,7 @@ class RewardFunctionConfig(Section):
     """`math`, the built-in verifier; or a plug-in: path/to/file.py:function, package.module:function, the name of a
     shaping reward (reward/shaping.py), or an entry point of an installed package in the group deltarl.rewards."""
     weight: float = 1.0
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default={})
     """Parameters of the plug-in, by name."""
 
 
@@ -144,19 +137,22 @@ class RewardConfig(Section):
     """Where the answer stands in a completion."""
     timeout: PositiveFloat = 1.5
     """Seconds one verdict may take."""
+    overlong_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Punish answers in the last part of rollout.max_tokens, of this share: the reward falls linearly by 1 (DAPO's soft
+    overlong punishment, a reward function named overlong); 0 does not."""
     num_workers: PositiveInt = 1
     """Ray actors that score."""
     num_cpus: PositiveFloat = 0.25
 
     @model_validator(mode="after")
     def _distinct_names(self) -> "RewardConfig":
-        names = [f.name for f in self.functions]
+        names = [f.name for f in self.functions] + (["overlong"] if self.overlong_fraction else [])
         if len(set(names)) < len(names):
             raise ValueError(f"reward functions need distinct names, got {names}")
         return self
 
 
-class LearnerConfig(Section):
+class LearnerConfig(ObjectiveConfig):
     num_ranks: PositiveInt = 1
     """Data-parallel learner processes. On a CPU, one a core with one thread each: a second thread in one process
     stalls whenever anything else wants its core."""
@@ -173,16 +169,12 @@ class LearnerConfig(Section):
     max_grad_norm: PositiveFloat = 1.0
     max_tokens_per_micro_batch: PositiveInt = 8192
     """Tokens of a forward and backward pass; changes memory and speed, not the gradient."""
-    epsilon: PositiveFloat = 0.2
-    """Clip range below 1."""
-    epsilon_high: PositiveFloat = 0.28
-    """Clip range above 1 (DAPO's clip-higher)."""
-    beta: NonNegativeFloat = 0.0
-    """Weight of the KL to the model RL started from; the reference model is loaded only above 0."""
-    scale_rewards: ScaleRewards = "group"
-    """Divide advantages by the standard deviation of the group, the batch, or by nothing."""
     num_minibatches: PositiveInt = 1
     """Optimizer steps per sampled batch; the batch is cut into as many parts."""
+    ptx_weight: NonNegativeFloat = 0.0
+    """Weight of a supervised loss on worked solutions of the training problems, mixed into every step (PTX)."""
+    ptx_batch_size: PositiveInt = 16
+    """Worked solutions per optimizer step, if ptx_weight is above 0."""
 
 
 class EvalConfig(Section):
@@ -216,6 +208,8 @@ class RunConfig(Section):
     seed: NonNegativeInt = 0
     steps: PositiveInt
     """Sample-score-update steps."""
+    algorithm: Algorithm = "grpo"
+    """Sets the switches below that make this algorithm (rl/presets.py), where the recipe does not set them itself."""
     model: ModelConfig = ModelConfig()
     data: DataConfig
     sft: SFTConfig | None = None
@@ -226,6 +220,11 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_algorithm(cls, data: Any) -> Any:
+        return with_preset(data) if isinstance(data, dict) else data
+
     @property
     def run_dir(self) -> Path:
         return Path(self.output_dir) / self.name
@@ -233,10 +232,21 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
         rollout, learner = self.rollout, self.learner
-        if rollout.num_generations < 2:
+        if rollout.num_generations < 2 and learner.baseline != "none":
             raise ValueError(
-                f"rollout.num_generations = {rollout.num_generations}: GRPO compares the samples of a group with each "
-                "other and needs at least 2"
+                f"rollout.num_generations = {rollout.num_generations}: algorithm = {self.algorithm!r} with "
+                f"learner.baseline = {learner.baseline!r} compares the samples of a group with each other and needs at "
+                "least 2; one sample a problem is enough for algorithm=reinforce_pp"
+            )
+        if rollout.dynamic_sampling and learner.baseline == "none":
+            raise ValueError(
+                "rollout.dynamic_sampling drops problems whose samples score alike, but with learner.baseline = 'none' "
+                "they teach too; use baseline=group, or dynamic_sampling=false"
+            )
+        if rollout.max_refills and not rollout.dynamic_sampling:
+            raise ValueError(
+                f"rollout.max_refills = {rollout.max_refills} refills what dynamic sampling drops; set "
+                "rollout.dynamic_sampling=true, or leave max_refills out"
             )
         samples = rollout.prompts_per_step * rollout.num_generations
         parts = learner.num_ranks * learner.num_minibatches

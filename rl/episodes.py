@@ -11,7 +11,7 @@ from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import VerdictKind
 from deltarl.rl.batch import TrainSample
 from deltarl.rl.data import EncodedPrompt
-from deltarl.rl.stages import RewardStage, Sampler
+from deltarl.rl.stages import RewardStage, Sampler, merge_reports
 from deltarl.rollout.outputs import RequestOutput
 from deltarl.rollout.params import SamplingParams
 
@@ -50,15 +50,38 @@ class Episodes:
         """`[P, G]` completion tokens."""
         return np.array([[len(t.token_ids) for t in group.outputs] for group in self.groups])
 
-    def train_samples(self, advantages: np.ndarray) -> list[TrainSample]:
-        """The answers that have a score, with their advantages `[P, G]`, for the learner."""
+    @property
+    def informative(self) -> np.ndarray:
+        """`[P]` bool: the answers have more than one score, so that comparing them teaches something."""
+        scores = self.scores
+        return np.nan_to_num(scores, nan=-np.inf).max(1) > np.nan_to_num(scores, nan=np.inf).min(1)
+
+    def train_samples(self, advantages: np.ndarray, prompts: Sequence[int] | None = None) -> list[TrainSample]:
+        """The answers that have a score, for the learner.
+
+        Args:
+            advantages: `[K, G]`.
+            prompts: `[K]` the prompts these are of; None is all P.
+        """
         known = ~np.isnan(self.scores)
         return [
-            TrainSample(group.prompt_token_ids, t.token_ids, t.logprobs, float(advantages[i, j]))
-            for i, group in enumerate(self.groups)
-            for j, t in enumerate(group.outputs)
+            TrainSample(self.groups[i].prompt_token_ids, t.token_ids, t.logprobs, float(row[j]))
+            for i, row in zip(range(len(self.groups)) if prompts is None else prompts, advantages, strict=True)
+            for j, t in enumerate(self.groups[i].outputs)
             if known[i, j]
         ]
+
+    @classmethod
+    def joined(cls, rounds: Sequence["Episodes"]) -> "Episodes":
+        """Several rounds of sampling as one."""
+        if len(rounds) == 1:
+            return rounds[0]
+        return cls(
+            prompts=[p for r in rounds for p in r.prompts],
+            groups=[g for r in rounds for g in r.groups],
+            completions=[c for r in rounds for c in r.completions],
+            report=merge_reports([r.report for r in rounds]),
+        )
 
 
 def sample(prompts: Sequence[EncodedPrompt], params: Sequence[SamplingParams], sampler: Sampler) -> list[RequestOutput]:

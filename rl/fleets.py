@@ -9,7 +9,7 @@ from deltarl.actor.fleet import Fleet
 from deltarl.actor.gang import Gang
 from deltarl.actor.host import WorkerSpec
 from deltarl.reward.rewards import RewardSpec, Scorer
-from deltarl.rl.config import RewardConfig, RunConfig
+from deltarl.rl.config import RunConfig
 from deltarl.rl.learner import Learner
 from deltarl.rl.sft_progress import SFTProgress
 from deltarl.rl.warm_start import WarmStart
@@ -34,11 +34,11 @@ class Fleets:
             num_cpus=rollout.num_cpus,
             num_threads=rollout.num_threads,
         )
-        scorer = WorkerSpec(Scorer, kwargs=scorer_arguments(config.reward), num_cpus=config.reward.num_cpus)
+        scorer = WorkerSpec(Scorer, kwargs=scorer_arguments(config), num_cpus=config.reward.num_cpus)
         updates = config.steps * learner.num_minibatches
         rank = WorkerSpec(
             Learner,
-            (learner, path, updates, rollout.temperature),
+            (learner, path, updates, rollout.temperature, rollout.max_tokens),
             num_cpus=learner.num_cpus,
             num_threads=learner.num_threads,
         )
@@ -70,10 +70,14 @@ def warm_start(config: RunConfig, folder: Path, demonstrations: Sequence[Mapping
         ranks.close()
 
 
-def scorer_arguments(config: RewardConfig) -> dict[str, Any]:
+def scorer_arguments(config: RunConfig) -> dict[str, Any]:
     """Keyword arguments of `Scorer`."""
-    rewards = [RewardSpec(f.name, _absolute(f.function), f.weight, f.args) for f in config.functions]
-    return {"rewards": rewards, "marker": config.marker, "timeout": config.timeout}
+    reward, limit = config.reward, config.rollout.max_tokens
+    rewards = [RewardSpec(f.name, _absolute(f.function), f.weight, f.args) for f in reward.functions]
+    if reward.overlong_fraction:
+        cache = max(1, round(reward.overlong_fraction * limit))
+        rewards.append(RewardSpec("overlong", "soft_overlong", 1.0, {"max_tokens": limit, "cache": cache}))
+    return {"rewards": rewards, "marker": reward.marker, "timeout": reward.timeout}
 
 
 def cpus_needed(config: RunConfig) -> float:

@@ -2,39 +2,43 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.batch import TrainerState
 from deltarl.rl.advantages import group_advantages
-from deltarl.rl.batch import split_batch
+from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.checkpoint import CheckpointStore
+from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig
 from deltarl.rl.data import batch_indices, epoch_of
 from deltarl.rl.episode_stats import sample_rows, train_metrics
-from deltarl.rl.episodes import Episodes, sample, score
+from deltarl.rl.episodes import Episodes
 from deltarl.rl.evaluate import eval_metrics, evaluate
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.metrics import MetricsWriter, SampleWriter, truncate_after
+from deltarl.rl.objectives.kl import adapted_beta
 from deltarl.rl.problem_set import ProblemSet
 from deltarl.rl.stages import FleetSampler, FleetScorer
-from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.rng import derive_seed
 
 log = logging.getLogger(__name__)
 
+PTX_STREAM = -3  # keeps the order of the solutions apart from other random numbers, as evaluate.EVAL_STREAM does
+
 
 class Loop:
-    """One synchronous GRPO run over started fleets.
+    """One synchronous run over started fleets.
 
     Nothing random is kept between steps: problems, seeds and shuffles are functions of (config.seed, step). Model,
-    optimizer and two counters are therefore all a checkpoint needs for the resumed run to be the run that never
-    stopped.
+    optimizer, two counters and the weight of the KL are therefore all a checkpoint needs for the resumed run to be the
+    run that never stopped.
     """
 
     def __init__(
@@ -42,9 +46,11 @@ class Loop:
     ):
         self.config, self.tokenizer, self.problems, self.fleets = config, tokenizer, problems, fleets
         self.sampler, self.scorer = FleetSampler(fleets.rollout), FleetScorer(fleets.reward)
+        self.collector = Collector(config, problems.train, tokenizer, self.sampler, self.scorer, self._timed)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep)
         self.stop_token_ids = (int(tokenizer.eos_token_id),)
         self.tokens_total, self.restarts_before = 0.0, 0.0
+        self.beta = config.learner.beta
         self.seconds_before, self.started = 0.0, time.monotonic()
         self.times: dict[str, float] = {}
         self.first_step = self._resume(run_dir)
@@ -78,9 +84,10 @@ class Loop:
     def _step(self, step: int, bar: tqdm) -> None:
         config = self.config
         with self._timed("step"):
-            episodes = self._sample_and_score(step)
+            collected = self.collector.collect(step)
             self.weights_step = step
-            row = train_metrics(episodes) | self._learn(episodes)
+            episodes = collected.episodes
+            row = train_metrics(episodes) | collected.metrics | self._learn(step, episodes, collected.prompts)
             with self._timed("weight_sync"):
                 self._publish()
             if step % config.eval.interval == 0 or step == config.steps:
@@ -94,40 +101,54 @@ class Loop:
             with self._timed("checkpoint"):
                 self._save(step)
 
-    def _sample_and_score(self, step: int) -> Episodes:
-        rollout, train = self.config.rollout, self.problems.train
-        indices = batch_indices(len(train), rollout.prompts_per_step, step - 1, self.config.seed)
-        prompts = [train[i] for i in indices]
-        params = [
-            SamplingParams(
-                n=rollout.num_generations,
-                temperature=rollout.temperature,
-                top_p=rollout.top_p,
-                top_k=rollout.top_k,
-                max_tokens=rollout.max_tokens,
-                stop_token_ids=self.stop_token_ids,
-                seed=derive_seed(self.config.seed, step, i),
-            )
-            for i in range(len(prompts))
-        ]
-        with self._timed("rollout"):
-            groups = sample(prompts, params, self.sampler)
-        with self._timed("verify"):
-            return score(prompts, groups, self.tokenizer, self.scorer, TrainerState(step - 1, self.config.steps))
-
-    def _learn(self, episodes: Episodes) -> dict[str, float]:
+    def _learn(self, step: int, episodes: Episodes, prompts: Sequence[int]) -> dict[str, float]:
+        """The update of `step`, on the answers to these prompts of the episodes."""
         learner = self.config.learner
-        advantages = group_advantages(episodes.scores, learner.scale_rewards)
-        samples = episodes.train_samples(advantages)
+        scores, metrics = episodes.scores[prompts], dict[str, float]()
+        if learner.beta and learner.kl_in == "reward":
+            with self._timed("update"):
+                penalty, metrics = self._kl_penalty(episodes, prompts)
+            scores = scores - penalty
+        advantages = group_advantages(scores, learner.scale_rewards, baseline=learner.baseline)
+        samples = episodes.train_samples(advantages, prompts)
         if len(samples) < learner.num_ranks * learner.num_minibatches:
             raise ValueError(
                 f"only {len(samples)} answers of this step have a score; no reward function gave the others one"
             )
-        batch = split_batch(samples, learner.num_ranks, learner.num_minibatches)
+        batch = split_batch(samples, learner.num_ranks, learner.num_minibatches, self._solutions(step))
         with self._timed("update"):
-            metrics = self.fleets.learner.scatter("update", [(share,) for share in batch])[0]
+            metrics |= self.fleets.learner.scatter("update", [(share, self.beta) for share in batch])[0]
+        if learner.beta:
+            metrics["kl/beta"] = self.beta
+        if learner.kl_target is not None:
+            self.beta = adapted_beta(self.beta, metrics["kl/ref"], learner.kl_target, learner.kl_horizon)
         tokens = sum(len(s) for share in batch for minibatch in share for s in minibatch.samples)
         return metrics | {"tok_s/train": tokens / self.times["update"]}
+
+    def _solutions(self, step: int) -> list[TrainSample]:
+        """The worked solutions to imitate in `step`."""
+        learner, found = self.config.learner, self.problems.solutions
+        if not found:
+            return []
+        order = derive_seed(self.config.seed, PTX_STREAM)
+        return [
+            found[i]
+            for i in batch_indices(len(found), learner.ptx_batch_size * learner.num_minibatches, step - 1, order)
+        ]
+
+    def _kl_penalty(self, episodes: Episodes, prompts: Sequence[int]) -> tuple[np.ndarray, dict[str, float]]:
+        """What the KL to the reference model takes off the scores `[K, G]` of these prompts' answers, and metrics."""
+        scores = episodes.scores[prompts]
+        answers = episodes.train_samples(np.zeros_like(scores), prompts)
+        ranks = self.config.learner.num_ranks
+        shares = self.fleets.learner.scatter("answer_kl", [(answers[rank::ranks],) for rank in range(ranks)])
+        kl = np.empty(len(answers))
+        for rank, share in enumerate(shares):
+            kl[rank::ranks] = share
+        penalty = np.zeros_like(scores)
+        penalty[~np.isnan(scores)] = self.beta * kl
+        tokens = sum(len(a.completion_ids) for a in answers)
+        return penalty, {"kl/ref": kl.sum() / max(1, tokens), "kl/penalty": self.beta * kl.sum() / max(1, len(kl))}
 
     def _publish(self) -> None:
         """Learner to samplers through the object store; every sampler verifies the checksum of what it loaded."""
@@ -176,7 +197,7 @@ class Loop:
             self.tokenizer.save_pretrained(folder)
 
         state = {"tokens_total": self.tokens_total, "seconds": self._seconds(), "restarts": self._restarts()}
-        self.store.save(step, state, write)
+        self.store.save(step, state | {"beta": self.beta}, write)
         self.saved_step = step
 
     def _resume(self, run_dir: Path) -> int:
@@ -190,7 +211,7 @@ class Loop:
             return 1
         log.info("resuming after step %d", state["step"])
         self.tokens_total, self.seconds_before = state["tokens_total"], state["seconds"]
-        self.restarts_before = state["restarts"]
+        self.restarts_before, self.beta = state["restarts"], state["beta"]
         self.fleets.learner.broadcast("load", checkpoint.resolve())
         self._publish()
         return int(state["step"]) + 1
@@ -205,4 +226,4 @@ class Loop:
     def _timed(self, phase: str) -> Iterator[None]:
         start = time.monotonic()
         yield
-        self.times[phase] = time.monotonic() - start
+        self.times[phase] = self.times.get(phase, 0.0) + time.monotonic() - start

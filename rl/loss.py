@@ -1,9 +1,18 @@
-"""The GRPO objective, token by token."""
+"""The objective, put together from its parts, token by token."""
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from deltarl.rl.objectives.config import ObjectiveConfig
+from deltarl.rl.objectives.correction import correction_weights
+from deltarl.rl.objectives.kl import kl_estimate
+from deltarl.rl.objectives.tokens import Surrogate, Tokens
+
+Loss = Callable[[Tokens, ObjectiveConfig], Surrogate]
 
 
 @dataclass(frozen=True)
@@ -16,54 +25,38 @@ class TokenLoss:
     clipped_low: Tensor
     clipped_high: Tensor
     kl_ref: Tensor | None
+    corrected: Tensor | None
 
 
-def k3_kl(logprobs: Tensor, other: Tensor) -> Tensor:
-    """`exp(δ) − 1 − δ` with δ = other − logprobs: an unbiased, never negative estimate of KL(policy ‖ other) from
-    samples of the policy (Schulman 2020, "Approximating KL divergence", k3)."""
-    delta = other - logprobs
-    return torch.expm1(delta) - delta
+def surrogate(name: str) -> Loss:
+    """The surrogate loss of that name: `loss` in the file rl/objectives/losses/{name}.py."""
+    return importlib.import_module(f"deltarl.rl.objectives.losses.{name}").loss
 
 
-def grpo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    ref_logprobs: Tensor | None = None,
-    *,
-    epsilon: float,
-    epsilon_high: float,
-    beta: float,
+def token_loss(
+    tokens: Tokens, config: ObjectiveConfig, ref_logprobs: Tensor | None = None, beta: float = 0.0
 ) -> TokenLoss:
-    """Clipped policy-gradient loss with a KL penalty (GRPO, arXiv 2402.03300, Eq. 3; clip-higher: DAPO, 2503.14476).
-
-        ratio = exp(logπ − logπ_old)
-        loss = −min(ratio·A, clip(ratio, 1 − ε, 1 + ε_high)·A) + β·k3(π, π_ref)
-
-    The sum over tokens is divided by the completion tokens of the *global* batch (DAPO's token-level normalisation)
-    by the caller, so that the gradient does not depend on how the batch is split.
+    """`w · surrogate + β · KL(π ‖ π_ref)`, with w the correction for the policy that sampled.
 
     Args:
-        logprobs: `[n]` log-probabilities of the sampled tokens under the current weights, with gradient.
-        old_logprobs: `[n]` under the weights that sampled them.
-        advantages: `[n]`, each token that of its sample.
-        ref_logprobs: `[n]` under the reference model; needed if `beta` is above 0.
+        ref_logprobs: `[n]` under the reference model, if the KL is part of the loss.
+        beta: weight of the KL.
     """
-    log_ratio = logprobs - old_logprobs
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
-    loss = -torch.minimum(ratio * advantages, clipped * advantages)
-    kl_ref = None
-    if beta > 0:
-        assert ref_logprobs is not None, "beta > 0 needs the reference model's log-probabilities"
-        kl_ref = k3_kl(logprobs, ref_logprobs)
+    out = surrogate(config.loss_type)(tokens, config)
+    loss, kl_ref, corrected = out.loss, None, None
+    if config.correction != "none":
+        weight, corrected = correction_weights(tokens, config.correction, config.correction_bounds)
+        loss = loss * weight
+    if ref_logprobs is not None:
+        kl_ref = kl_estimate(config.kl_estimator, tokens.logprobs, ref_logprobs, tokens.sampler_logprobs)
         loss = loss + beta * kl_ref
-    with torch.no_grad():
-        return TokenLoss(
-            loss=loss,
-            ratio=ratio.detach(),
-            kl_old=torch.expm1(log_ratio) - log_ratio,
-            clipped_low=(ratio < 1 - epsilon) & (advantages < 0),
-            clipped_high=(ratio > 1 + epsilon_high) & (advantages > 0),
-            kl_ref=None if kl_ref is None else kl_ref.detach(),
-        )
+    log_ratio = tokens.log_ratio.detach()
+    return TokenLoss(
+        loss=loss,
+        ratio=out.ratio,
+        kl_old=torch.expm1(log_ratio) - log_ratio,
+        clipped_low=out.clipped_low,
+        clipped_high=out.clipped_high,
+        kl_ref=None if kl_ref is None else kl_ref.detach(),
+        corrected=corrected,
+    )

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.rewards import MATH
 from deltarl.reward.verifier import Verifier
+from deltarl.rl.batch import TrainSample
 from deltarl.rl.config import RunConfig, SFTConfig, SourceConfig
 from deltarl.rl.data import EncodedPrompt, encode_prompts, from_problems, load_file
 from deltarl.rl.problems import Split, generate
@@ -26,13 +27,16 @@ class DataError(ValueError):
 class ProblemSet:
     train: Prompts
     test: Prompts
+    solutions: list[TrainSample] = field(default_factory=list)
+    """Worked solutions of training problems, if the learner imitates some (learner.ptx_weight)."""
 
     @classmethod
     def load(cls, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> "ProblemSet":
         """Loads both splits.
 
         Raises:
-            DataError: no answer the verifier can read, fewer problems than are used at once, a prompt too long.
+            DataError: no answer the verifier can read, fewer problems or worked solutions than are used at once, a
+                prompt too long.
             FileNotFoundError, ValueError: what `load_file` and `generate` refuse.
         """
         train = _encode(config, config.data.train, "train", tokenizer)
@@ -47,7 +51,7 @@ class ProblemSet:
         if any(f.function == MATH for f in config.reward.functions):
             _check_golds(train + test, config)
         log.info("problems: %d to train on, %d held out", len(train), len(test))
-        return cls(train, test)
+        return cls(train, test, _solutions(train, tokenizer, config) if config.learner.ptx_weight else [])
 
 
 def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[dict[str, str]]:
@@ -66,6 +70,24 @@ def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[
     if not rows:
         raise DataError("the warm start (sft) needs worked solutions: set data.train.solution_column, or leave sft out")
     return rows
+
+
+def _solutions(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> list[TrainSample]:
+    """The worked solutions that are no longer than an answer may be, ending as an answer does."""
+    found = []
+    for p in prompts:
+        if p.example.solution is not None:
+            ids = [*tokenizer.encode(p.example.solution, add_special_tokens=False), int(tokenizer.eos_token_id)]
+            if len(ids) <= config.rollout.max_tokens:
+                found.append(TrainSample.solution(p.token_ids, ids))
+    need = config.learner.ptx_batch_size * config.learner.num_minibatches
+    if len(found) < need:
+        raise DataError(
+            f"learner.ptx_weight = {config.learner.ptx_weight} imitates {need} worked solutions a step, and data.train "
+            f"has {len(found)} of at most rollout.max_tokens = {config.rollout.max_tokens} tokens: set "
+            "data.train.solution_column, lower learner.ptx_batch_size, or set ptx_weight to 0"
+        )
+    return found
 
 
 def _encode(config: RunConfig, source: SourceConfig, split: Split, tokenizer: PreTrainedTokenizerBase) -> Prompts:

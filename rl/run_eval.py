@@ -30,7 +30,7 @@ def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
         raise ConfigError(f"{config.run_dir} has no checkpoint; run the recipe first, or give model.path=FOLDER")
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
-    scorer = Scorer(**scorer_arguments(config.reward))
+    scorer = Scorer(**scorer_arguments(config))
     try:
         episodes = evaluate(
             problems.test,

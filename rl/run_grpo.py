@@ -31,7 +31,7 @@ def train(config: RunConfig) -> None:
     from deltarl.rl.report import write_report
     from deltarl.rl.warm_start import check_context, load_tokenizer, starting_point
 
-    Scorer(**scorer_arguments(config.reward)).close()  # a plug-in that cannot be loaded is refused now
+    Scorer(**scorer_arguments(config)).close()  # a plug-in that cannot be loaded is refused now
     check_context(config)
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)

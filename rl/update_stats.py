@@ -5,6 +5,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from deltarl.rl.loss import TokenLoss
+from deltarl.rl.objectives.ratio import LARGEST_LOG_RATIO
+from deltarl.rl.objectives.tokens import answer_sums
 
 
 class UpdateStats:
@@ -12,15 +14,20 @@ class UpdateStats:
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
-        self._maxima: dict[str, float] = {"ratio/max": 0.0, "mismatch/logprob_abs_max": 0.0}
-        self._tokens = self._on_policy_tokens = 0
+        self._maxima = {"ratio/max": 0.0, "mismatch/logprob_abs_max": 0.0, "mismatch/ratio_max": 0.0}
+        self._divisor = 0
         self._norms: list[float] = []
         self._lr = 0.0
 
-    def add_tokens(self, out: TokenLoss, entropy: Tensor) -> None:
-        self._tokens += len(entropy)
+    def add_minibatch(self, divisor: int) -> None:
+        """`divisor`: what the loss of the minibatch is divided by, over all ranks."""
+        self._divisor += divisor
+
+    def add_tokens(self, out: TokenLoss, loss: Tensor, entropy: Tensor) -> None:
+        """`loss`: of each token, as its sum is minimised."""
+        self._add("tokens", len(entropy))
         per_token = {
-            "loss/policy": out.loss.detach(),
+            "loss/policy": loss.detach(),
             "ratio/mean": out.ratio,
             "kl/old": out.kl_old,
             "clip/frac_low": out.clipped_low,
@@ -29,17 +36,33 @@ class UpdateStats:
         }
         if out.kl_ref is not None:
             per_token["kl/ref"] = out.kl_ref
+        if out.corrected is not None:
+            per_token["clip/frac_corrected"] = out.corrected
         for name, x in per_token.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(x.double().sum())
+            self._add(name, x.double().sum())
         self._raise_to("ratio/max", out.ratio)
 
-    def add_mismatch(self, difference: Tensor) -> None:
-        """`difference`: learner's minus sampler's log-probabilities, under the very weights that sampled."""
-        self._on_policy_tokens += len(difference)
+    def add_mismatch(self, difference: Tensor, lengths: Tensor) -> None:
+        """`difference` `[n]`: learner's minus sampler's log-probabilities, under the weights the iteration starts with,
+        of answers of `lengths` `[N]`."""
         d = difference.double()
-        for name, x in (("mismatch/logprob_abs_mean", d.abs()), ("mismatch/k3", torch.expm1(d) - d)):
-            self._sums[name] = self._sums.get(name, 0.0) + float(x.sum())
+        per_token = {"logprob_abs_mean": d.abs(), "k3": torch.expm1(d) - d, "kl": -d}
+        self._add("mismatch/tokens", len(d))
+        for name, x in per_token.items():
+            self._add(f"mismatch/{name}", x.sum())
         self._raise_to("mismatch/logprob_abs_max", d.abs())
+        for kind, log_weight in (("ess", d), ("ess_answer", answer_sums(d, lengths))):
+            weight = log_weight.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+            self._add(f"{kind}/count", len(weight))
+            self._add(f"{kind}/sum", weight.sum())
+            self._add(f"{kind}/squares", (weight**2).sum())
+            if kind == "ess":
+                self._raise_to("mismatch/ratio_max", weight)
+
+    def add_imitated(self, loss: float, tokens: int) -> None:
+        """`loss`: summed over the solutions' `tokens`."""
+        self._add("loss/ptx", loss)
+        self._add("ptx/tokens", tokens)
 
     def add_step(self, grad_norm: float, lr: float) -> None:
         self._norms.append(grad_norm)
@@ -48,21 +71,27 @@ class UpdateStats:
     def reduce(self, accelerator: Accelerator) -> dict[str, float]:
         """The metrics, over all ranks."""
         names = sorted(self._sums)
-        sums = torch.tensor(
-            [self._tokens, self._on_policy_tokens, *(self._sums[n] for n in names)],
-            dtype=torch.float64,
-            device=accelerator.device,
-        )
+        sums = torch.tensor([self._sums[n] for n in names], dtype=torch.float64, device=accelerator.device)
         maxima = torch.tensor(list(self._maxima.values()), dtype=torch.float64, device=accelerator.device)
-        tokens, on_policy, *totals = accelerator.reduce(sums, "sum").tolist()
+        total = dict(zip(names, accelerator.reduce(sums, "sum").tolist(), strict=True))
         largest = accelerator.gather(maxima.unsqueeze(0)).max(0).values.tolist()
-        means = {
-            name: total / (on_policy if name.startswith("mismatch/") else tokens)
-            for name, total in zip(names, totals, strict=True)
+        tokens, compared = total.pop("tokens"), total.pop("mismatch/tokens")
+        # Kish's effective sample size, (Σw)² / Σw², as a share of the samples.
+        ess = {
+            f"mismatch/{kind}": total.pop(f"{kind}/sum") ** 2
+            / (total.pop(f"{kind}/count") * total.pop(f"{kind}/squares"))
+            for kind in ("ess", "ess_answer")
         }
+        loss = {"loss/policy": total.pop("loss/policy") / self._divisor}
+        if "ptx/tokens" in total:
+            loss["loss/ptx"] = total.pop("loss/ptx") / max(1, total.pop("ptx/tokens"))
+        means = {name: x / (compared if name.startswith("mismatch/") else tokens) for name, x in total.items()}
         norm = sum(self._norms) / len(self._norms)
         step = {"optim/grad_norm": norm, "optim/lr": self._lr}
-        return means | dict(zip(self._maxima, largest, strict=True)) | step
+        return loss | means | ess | dict(zip(self._maxima, largest, strict=True)) | step
+
+    def _add(self, name: str, x: Tensor | float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + float(x)
 
     def _raise_to(self, name: str, x: Tensor) -> None:
         if len(x):

@@ -18,10 +18,10 @@ from deltarl.actor.host import WorkerSpec
 from deltarl.reward.plugin import RewardPluginError
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.rl.cli import load_config
+from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.jsonl import read_jsonl
-from deltarl.rl.loop import Loop
 from deltarl.rl.run_grpo import train
 
 TINY = Path(__file__).parents[1] / "rl" / "tiny.yaml"
@@ -80,20 +80,20 @@ def test_a_run_leaves_a_curve_checkpoints_and_a_report(reference):
 
 def test_a_rollout_worker_killed_in_the_middle_changes_nothing_but_the_count(reference, again, monkeypatch):
     pids: list[int] = []
-    start, sample = Fleets.start, Loop._sample_and_score
+    start, collect = Fleets.start, Collector.collect
 
     def start_and_look(config, model_path):
         fleets = start(config, model_path)
         pids.extend(fleets.rollout.pids())
         return fleets
 
-    def sample_under_fire(self, step):
+    def collect_under_fire(self, step):
         if step == 3:  # lands while the workers sample; whenever it does, the curve must not tell
             threading.Timer(0.01, os.kill, (pids[0], signal.SIGKILL)).start()
-        return sample(self, step)
+        return collect(self, step)
 
     monkeypatch.setattr(Fleets, "start", start_and_look)
-    monkeypatch.setattr(Loop, "_sample_and_score", sample_under_fire)
+    monkeypatch.setattr(Collector, "collect", collect_under_fire)
     config = again()
     train(config)
     assert curve(config) == curve(reference)

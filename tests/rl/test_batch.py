@@ -25,6 +25,8 @@ def test_pack_points_each_answer_token_at_the_position_before_it():
     assert batch.target.tolist() == [7, 8, 10, 11, 12]
     torch.testing.assert_close(batch.old_logprobs, torch.tensor([-0.1, -0.2, -0.3, -0.4, -0.5]))
     assert batch.advantages.tolist() == [1.5, 1.5, -2.0, -2.0, -2.0]
+    assert batch.lengths.tolist() == [2, 3]
+    assert torch.equal(batch.sampler_logprobs, batch.old_logprobs)
     assert batch.advantages.dtype == batch.old_logprobs.dtype == torch.float32
 
 
@@ -54,6 +56,7 @@ def test_split_gives_every_sample_once_and_every_minibatch_its_token_count(num_r
     for shares in zip(*split, strict=True):
         together = sum(len(s.completion_ids) for share in shares for s in share.samples)
         assert [share.global_tokens for share in shares] == [together] * num_ranks
+        assert [share.global_answers for share in shares] == [sum(len(s.samples) for s in shares)] * num_ranks
 
 
 @pytest.mark.parametrize("num_minibatches", [1, 2])
@@ -63,3 +66,10 @@ def test_ranks_together_work_on_the_minibatches_of_a_single_rank(num_minibatches
     for minibatch, *shares in zip(alone, *split_batch(samples, 3, num_minibatches), strict=True):
         together = [len(s.completion_ids) for share in shares for s in share.samples]
         assert sorted(together) == sorted(len(s.completion_ids) for s in minibatch.samples)
+
+
+def test_a_policy_the_iteration_starts_with_is_kept_apart_from_the_sampler():
+    samples = [TrainSample([5], [7], [-0.1], 1.0, old_logprobs=[-0.3]), TrainSample([5], [7], [-0.2], 1.0)]
+    batch = PackedBatch.pack(samples, torch.device("cpu"))
+    torch.testing.assert_close(batch.sampler_logprobs, torch.tensor([-0.1, -0.2]))
+    torch.testing.assert_close(batch.old_logprobs, torch.tensor([-0.3, -0.2]))

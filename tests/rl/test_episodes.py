@@ -165,3 +165,24 @@ def test_sample_rows_are_spread_over_the_answers_and_say_what_became_of_them(epi
     assert math.isnan(rows[2]["score"])
     assert len(sample_rows(episodes, 9, "eval", 100)) == 6
     assert sample_rows(episodes, 9, "eval", 0) == []
+
+
+def test_a_group_is_informative_if_its_answers_score_differently(episodes):
+    assert episodes.informative.tolist() == [True, True, False]  # one score, and one unknown, tell nothing apart
+    report = replace(episodes.report, scores=[1.0, 1.0, None, None, 0.0, 0.5])
+    assert replace(episodes, report=report).informative.tolist() == [False, False, True]
+
+
+def test_samples_of_some_prompts(episodes):
+    whole = episodes.train_samples(np.arange(6.0).reshape(3, 2))
+    some = episodes.train_samples(np.array([[4.0, 5.0], [0.0, 1.0]]), [2, 0])
+    assert some == [*whole[4:], *whole[:2]]
+
+
+def test_rounds_of_sampling_become_one(episodes):
+    assert Episodes.joined([episodes]) is episodes
+    twice = Episodes.joined([episodes, episodes])
+    np.testing.assert_array_equal(twice.scores, np.concatenate([episodes.scores] * 2))
+    np.testing.assert_array_equal(twice.right, np.concatenate([episodes.right] * 2))
+    assert twice.completions == episodes.completions * 2
+    assert len(twice.prompts) == len(twice.groups) == 6

@@ -13,10 +13,22 @@ from deltarl.model.checkpoint import load_model
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.config import LearnerConfig
 from deltarl.rl.learner import Learner
+from deltarl.rl.presets import PRESETS
 from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import SamplingParams
 
-CONFIG = LearnerConfig(learning_rate=1e-3, warmup_steps=0, num_threads=1, max_tokens_per_micro_batch=120)
+SETTINGS = {"learning_rate": 1e-3, "warmup_steps": 0, "num_threads": 1, "max_tokens_per_micro_batch": 120}
+CONFIGS = {
+    "grpo": LearnerConfig(**SETTINGS),
+    "losses of whole answers": LearnerConfig(
+        **SETTINGS,
+        **PRESETS["gspo"]["learner"],
+        correction="sequence_mask",
+        beta=0.1,
+        reference_interval=1,
+        ptx_weight=0.2,
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +59,21 @@ def rank_main(rank: int, port: int, config: LearnerConfig, model: str, shares, f
         torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def outcomes(policy_folder, samples, tmp_path_factory):
+@pytest.fixture(scope="module", params=CONFIGS)
+def outcomes(request, policy_folder, samples, tmp_path_factory):
     """(metrics, weights) of one rank alone, and of each of two."""
+    config = CONFIGS[request.param]
     root = tmp_path_factory.mktemp("ranks")
+    solutions = [TrainSample.solution(s.prompt_ids, s.completion_ids) for s in samples[:3]]  # one rank gets none once
     (root / "one").mkdir()
     (root / "two").mkdir()
-    train(CONFIG, str(policy_folder), split_batch(samples, 1, 2)[0], root / "one")
+    train(config, str(policy_folder), split_batch(samples, 1, 2, solutions)[0], root / "one")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(rank_main, (port, CONFIG, str(policy_folder), split_batch(samples, 2, 2), root / "two"), nprocs=2)
+    mp.spawn(
+        rank_main, (port, config, str(policy_folder), split_batch(samples, 2, 2, solutions), root / "two"), nprocs=2
+    )
     return [torch.load(root / path) for path in ("one/rank0.pt", "two/rank0.pt", "two/rank1.pt")]
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,8 +14,10 @@ from deltarl.model.checkpoint import load_model
 from deltarl.reward.plugin import RewardPluginError
 from deltarl.reward.rewards import Scorer
 from deltarl.rl import fleets, loop
+from deltarl.rl.advantages import group_advantages
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.cli import load_config
+from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import Fleets, scorer_arguments
 from deltarl.rl.learner import Learner
@@ -62,8 +65,8 @@ def start_local(config: RunConfig, model_path: Path) -> Fleets:
     updates = config.steps * config.learner.num_minibatches
     return Fleets(
         Local(RolloutWorker(str(model_path), max_num_seqs=config.rollout.max_num_seqs), config.rollout.num_workers),
-        Local(Scorer(**scorer_arguments(config.reward)), config.reward.num_workers),
-        Local(Learner(config.learner, str(model_path), updates, config.rollout.temperature)),
+        Local(Scorer(**scorer_arguments(config)), config.reward.num_workers),
+        Local(Learner(config.learner, str(model_path), updates, config.rollout.temperature, config.rollout.max_tokens)),
     )
 
 
@@ -165,7 +168,7 @@ KILLS = {
     "between the last checkpoint and metrics": (MetricsWriter, "log", lambda self, step, row: step == 6, False),
     "between metrics and samples": (MetricsWriter, "log", lambda self, step, row: step == 4, True),
     "a step after a checkpoint": (MetricsWriter, "log", lambda self, step, row: step == 5, True),
-    "between update and publishing": (Learner, "update", lambda self, share: self.version == 4, True),
+    "between update and publishing": (Learner, "update", lambda self, share, beta: self.version == 4, True),
 }
 
 
@@ -279,3 +282,117 @@ def test_the_command_refuses_bad_data_and_a_foreign_folder_in_one_line(tiny, cap
     message = capsys.readouterr().err
     assert "data.max_prompt_tokens: 3 there, 4 here" in message
     assert message.count("\n") == 1
+
+
+KL_IN_REWARD = (
+    *("algorithm=rloo", "learner.beta=0.5", "learner.kl_target=0.01", "learner.kl_horizon=5"),
+    *("learner.reference_interval=3", "learner.learning_rate=3e-3", "learner.warmup_steps=0"),
+)
+IMITATING = (
+    *("learner.ptx_weight=0.1", "learner.ptx_batch_size=3", "rollout.max_tokens=20", "learner.correction=token_mask"),
+)
+DYNAMIC = ("algorithm=dapo", "rollout.num_generations=2", "learner.num_minibatches=2")
+
+
+@pytest.fixture(
+    scope="module", params=[KL_IN_REWARD, DYNAMIC, IMITATING], ids=["kl in reward", "dynamic sampling", "imitating"]
+)
+def other(request, reference, tmp_path_factory) -> RunConfig:
+    """A run of another algorithm, from the reference's starting point."""
+    config = load_config(TINY, [f"output_dir={tmp_path_factory.mktemp('other')}", *request.param])
+    shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+    train(config)
+    return config
+
+
+def test_other_algorithms_leave_documented_metrics_and_resume_exactly(other, tmp_path, monkeypatch):
+    rows = curve(other.run_dir)[1:]
+    for name in {name for row in rows for name in row} - {"step"}:
+        metric_doc(name)
+    if other.algorithm == "rloo":
+        betas = [row["kl/beta"] for row in rows]
+        assert betas[0] == 0.5
+        assert betas[1] == pytest.approx(0.5 * (1 - 0.2 / 5))  # no KL yet: far below its target
+        assert len(set(betas)) == len(betas)
+        assert [row["kl/ref"] == pytest.approx(0, abs=1e-6) for row in rows] == [True, False, False] * 2
+        assert all(row["kl/penalty"] == pytest.approx(row["kl/beta"] * row["kl/ref"] * row["len/mean"]) for row in rows)
+    elif other.algorithm == "grpo":
+        assert all(row["loss/ptx"] > 0 for row in rows)
+        assert all(row["clip/frac_corrected"] == 0 for row in rows)  # our sampler needs no correction
+    else:
+        assert {row["group/refills"] for row in rows} <= {0, 1, 2, 3}
+        assert max(row["group/refills"] for row in rows) > 0
+        assert all(0 <= row["group/kept_frac"] <= 1 for row in rows)
+        assert any(row["tokens/completion"] > 4 * 2 * row["len/mean"] for row in rows)  # more than 4 problems
+        assert "reward/overlong/mean" in rows[0]
+    again = other.model_copy(update={"output_dir": str(tmp_path)})
+    shutil.copytree(other.run_dir / "initial", again.run_dir / "initial")
+    with monkeypatch.context() as patch:
+        kill_when(patch, MetricsWriter, "log", lambda self, step, row: step == 5, True)
+        with pytest.raises(Killed):
+            train(again)
+    train(again)
+    assert curve(again.run_dir) == curve(other.run_dir)
+
+
+def test_dynamic_sampling_learns_from_as_many_informative_groups_as_it_finds(reference, tiny, monkeypatch):
+    config = tiny(*DYNAMIC, "steps=3", "rollout.max_refills=2", "reward.overlong_fraction=0")
+    shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+    batches, counts = [], []
+    update, collect_round = Learner.update, Collector._round
+
+    def keep(self, share, *args):
+        batches.append([s for minibatch in share for s in minibatch.samples])
+        return update(self, share, *args)
+
+    def count(self, step, refill, wanted):
+        episodes = collect_round(self, step, refill, wanted)
+        counts.append((step, refill, wanted, int(episodes.informative.sum()), [p.row for p in episodes.prompts]))
+        return episodes
+
+    monkeypatch.setattr(Learner, "update", keep)
+    monkeypatch.setattr(Collector, "_round", count)
+    train(config)
+    rows = curve(config.run_dir)[1:]
+    for step, (samples, row) in enumerate(zip(batches, rows, strict=True), 1):
+        rounds = [c for c in counts if c[0] == step]
+        found = sum(informative for *_, informative, _ in rounds)
+        assert [c[1] for c in rounds] == list(range(len(rounds)))
+        wanted = [4]
+        for *_, informative, _ in rounds[:-1]:
+            wanted.append(wanted[-1] - informative)
+        assert [c[2] for c in rounds] == wanted
+        assert found == 4 or len(rounds) == 3
+        drawn = [rows for *_, rows in rounds]
+        assert all(later != drawn[0][: len(later)] for later in drawn[1:]), "a refill must not draw the same again"
+        assert len(samples) == 2 * max(1, found)
+        if found:
+            assert all(s.advantage != 0 for s in samples)
+        assert row["group/refills"] == len(rounds) - 1
+
+
+def test_the_kl_of_an_answer_is_taken_off_its_score(reference, tiny, monkeypatch):
+    config = tiny("algorithm=rloo", "learner.beta=0.25", "steps=1")
+    shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+    seen = {}
+    update, collect = Learner.update, Collector.collect
+
+    def keep(self, share, beta):
+        seen["advantages"] = [s.advantage for minibatch in share for s in minibatch.samples]
+        return update(self, share, beta)
+
+    def note(self, step):
+        collected = collect(self, step)
+        seen["scores"] = collected.episodes.scores
+        return collected
+
+    monkeypatch.setattr(Learner, "answer_kl", lambda self, samples: [float(i) for i in range(len(samples))])
+    monkeypatch.setattr(Learner, "update", keep)
+    monkeypatch.setattr(Collector, "collect", note)
+    train(config)
+    penalised = seen["scores"] - 0.25 * np.arange(16.0).reshape(4, 4)
+    expected = group_advantages(penalised, "none", baseline="leave_one_out")
+    np.testing.assert_allclose(seen["advantages"], expected.ravel())
+    (row,) = curve(config.run_dir)[1:]
+    assert row["kl/penalty"] == pytest.approx(0.25 * 7.5)
+    assert row["kl/ref"] == pytest.approx(120 / row["tokens/completion"])

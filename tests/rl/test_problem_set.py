@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from deltarl.rl.config import SFTConfig
+from deltarl.rl.config import ModelConfig, SFTConfig
 from deltarl.rl.data import EncodedPrompt, Example
 from deltarl.rl.problem_set import DataError, ProblemSet, demonstrations
 from deltarl.rl.warm_start import load_tokenizer
@@ -108,3 +108,21 @@ def test_problems_without_a_solution_are_left_out_and_none_at_all_is_an_error():
     assert rows == [{"prompt": "text 1", "completion": "steps 1"}]
     with pytest.raises(DataError, match="solution_column"):
         demonstrations([prompt(0, None)], SFTConfig(direct_fraction=1.0))
+
+
+def test_solutions_to_imitate_end_as_an_answer_does_and_are_no_longer(load):
+    assert load(GOOD).solutions == []
+    rows = [*GOOD, {"problem": "9+9", "answer": "18", "solution": "long " * 20 + "\\boxed{18}"}]
+    problems = load(rows, "data.train.solution_column=solution", "learner.ptx_weight=0.1", "learner.ptx_batch_size=8")
+    tokenizer = load_tokenizer(ModelConfig())
+    assert len(problems.solutions) == 8
+    for solution, prompt in zip(problems.solutions, problems.train, strict=False):
+        assert solution.prompt_ids == prompt.token_ids
+        assert tokenizer.decode(solution.completion_ids[:-1]) == prompt.example.solution
+        assert solution.completion_ids[-1] == tokenizer.eos_token_id
+
+
+def test_too_few_solutions_to_imitate_are_refused(load):
+    rows = [{k: v for k, v in row.items() if k != "solution"} for row in GOOD]
+    with pytest.raises(DataError, match=r"learner.ptx_weight = 0.1 imitates 16 worked solutions a step, and .* has 0"):
+        load(rows, "learner.ptx_weight=0.1")

@@ -1,0 +1,98 @@
+"""The answers of a step: sampled, scored, and chosen from."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from deltarl.reward.batch import TrainerState
+from deltarl.rl.config import RunConfig
+from deltarl.rl.data import EncodedPrompt, batch_indices
+from deltarl.rl.episodes import Episodes, sample, score
+from deltarl.rl.stages import RewardStage, Sampler
+from deltarl.rollout.params import SamplingParams
+from deltarl.rollout.rng import derive_seed
+
+REFILL_STREAM = -2  # keeps the order of refills apart from other random numbers, as evaluate.EVAL_STREAM does
+
+
+@dataclass(frozen=True)
+class Collected:
+    episodes: Episodes
+    """All that was sampled."""
+    prompts: Sequence[int]
+    """Which of its prompts to learn from."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of that choice."""
+
+
+class Collector:
+    """Samples and scores. What it does in a step depends on the configuration, the weights and the step alone."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        problems: Sequence[EncodedPrompt],
+        tokenizer: PreTrainedTokenizerBase,
+        sampler: Sampler,
+        scorer: RewardStage,
+        timed: Callable[[str], AbstractContextManager[None]],
+    ):
+        """
+        Args:
+            timed: measures the phases `rollout` and `verify`.
+        """
+        self._config, self._problems, self._tokenizer = config, problems, tokenizer
+        self._sampler, self._scorer, self._timed = sampler, scorer, timed
+
+    def collect(self, step: int) -> Collected:
+        """The answers of `step`.
+
+        Dynamic sampling (DAPO, arXiv 2503.14476, Eq. 11) drops the groups whose answers all have the same score, and
+        samples as many other problems in their place, `rollout.max_refills` times at most.
+        """
+        rollout, learner = self._config.rollout, self._config.learner
+        rounds = [self._round(step, 0, rollout.prompts_per_step)]
+        if not rollout.dynamic_sampling:
+            return Collected(rounds[0], range(rollout.prompts_per_step))
+        while (missing := rollout.prompts_per_step - _informative(rounds)) and len(rounds) <= rollout.max_refills:
+            rounds.append(self._round(step, len(rounds), missing))
+        episodes = Episodes.joined(rounds)
+        kept = np.flatnonzero(episodes.informative).tolist()
+        metrics = {"group/kept_frac": len(kept) / len(episodes.groups), "group/refills": len(rounds) - 1}
+        # Every rank and minibatch needs an answer. Groups without signal make up the number: their advantage is zero.
+        others = np.flatnonzero(~episodes.informative).tolist()
+        need = -(-learner.num_ranks * learner.num_minibatches // rollout.num_generations)
+        return Collected(episodes, kept + others[: max(0, need - len(kept))], metrics)
+
+    def _round(self, step: int, refill: int, count: int) -> Episodes:
+        """Answers to the first `count` problems of the step, or of the step's refill of that number."""
+        rollout, seed = self._config.rollout, self._config.seed
+        # A refill draws from an order of its own, so that the run's passes over the data stay what they are.
+        order = derive_seed(seed, REFILL_STREAM, refill) if refill else seed
+        indices = batch_indices(len(self._problems), rollout.prompts_per_step, step - 1, order)[:count]
+        prompts = [self._problems[i] for i in indices]
+        params = [
+            SamplingParams(
+                n=rollout.num_generations,
+                temperature=rollout.temperature,
+                top_p=rollout.top_p,
+                top_k=rollout.top_k,
+                max_tokens=rollout.max_tokens,
+                stop_token_ids=(int(self._tokenizer.eos_token_id),),
+                seed=derive_seed(seed, step, refill * rollout.prompts_per_step + i),
+            )
+            for i in range(len(prompts))
+        ]
+        with self._timed("rollout"):
+            groups = sample(prompts, params, self._sampler)
+        with self._timed("verify"):
+            state = TrainerState(step - 1, self._config.steps)
+            return score(prompts, groups, self._tokenizer, self._scorer, state)
+
+
+def _informative(rounds: Sequence[Episodes]) -> int:
+    """Groups that teach something."""
+    return sum(int(r.informative.sum()) for r in rounds)
