@@ -45,28 +45,19 @@ SYMBOL_COMMANDS = GREEK_COMMANDS
 SKIPPED_COMMANDS = frozenset({
     "left", "right", "mleft", "mright", "middle", "displaystyle", "textstyle", "limits", "quad", "qquad",
     "nobreakspace", ",", "!", ";", ":", " ", "\n", "(", ")", "[", "]", "mathrm", "mathbf", "mathit", "mathsf",
-    "boldsymbol", "bm", "operatorname", "rm", "bf", "it", "mathop",
+    "boldsymbol", "bm", "operatorname", "rm", "bf", "it", "mathop", "underline", "ensuremath",
+    "scriptstyle", "tiny", "scriptsize", "footnotesize", "small", "normalsize", "large", "Large", "LARGE", "huge",
+    "Huge", "therefore", "checkmark", "blacksquare", "qed",
     *(prefix + size + side for prefix in ("big", "Big") for size in ("", "g") for side in ("", "l", "r", "m")),
 })  # fmt: skip
-"""Spacing, sizes and fonts: they do not change what is meant."""
+"""Spacing, sizes, fonts and decorations: they do not change what is meant."""
 
 PLAIN_FONTS = "mathbf|mathrm|mathit|mathsf|mathcal|boldsymbol|bm|rm|bf|vec|overrightarrow"
 """A letter in one of these, or under an arrow, is the letter."""
 
 ACCENTS = "bar|hat|tilde|dot|overline|widehat|widetilde"
 """A letter under one of these is another variable."""
-
-UNITS = "mm|cm|dm|m|km|in|ft|g|kg|mg|s|sec|ms|min|h|hr|km/h|m/s|J|kJ|N|W|kW|V|A|Hz|L|ml|mL|K|mol|Pa|kPa"
-"""What ``\\mathrm`` makes a unit behind a number."""
-
-PLAIN_UNITS = frozenset({
-    "mm", "cm", "km", "kg", "mg", "ft", "lb", "lbs", "oz", "mph", "min", "mins", "hr", "hrs", "sec", "secs", "ml", "mL",
-})  # fmt: skip
-"""Units that need no mark behind a number, because nobody writes them as a product."""
-
-CURRENCY_WORDS = {
-    "Rs": "rupee", "USD": "dollar", "EUR": "euro", "GBP": "pound sterling", "RMB": "yuan", "CNY": "yuan",
-}  # fmt: skip
+SAME_ACCENTS = {"overline": "bar", "widehat": "hat", "widetilde": "tilde"}
 
 SHORT_WORDS = frozenset({"yes", "no", "dne", "or", "and", "odd", "for", "all", "any", "pct", "the", "is", "are", "our"})
 

@@ -8,11 +8,10 @@ from deltarl.reward.expression import percent
 from deltarl.reward.limits import MAX_ITEMS, ParseError
 from deltarl.reward.matrices import scalar
 from deltarl.reward.realset import real_set
-from deltarl.reward.relations import RELATIONS, approximation, joined, relation, remainder, set_named, union
+from deltarl.reward.relations import RELATIONS, approximation, joined, relation, remainder, set_named, union, without
 from deltarl.reward.scanner import END, Token
 from deltarl.reward.sets import same_set
 from deltarl.reward.tree import (
-    Difference,
     Equation,
     Matrix,
     Node,
@@ -26,23 +25,17 @@ from deltarl.reward.tree import (
     product,
 )
 from deltarl.reward.units import unit_name
-from deltarl.reward.wording import takes_back
+from deltarl.reward.vocabulary import MULTIPLES, denies, names_a_number, spelled_number
 
 _MAX_UNIT_WORDS = 4
 _COLON = Token("op", ":")
 _OPENING, _CLOSING = frozenset(["(", "[", "{", r"\{", "begin"]), frozenset([")", "]", "}", r"\}", "end"])
 _ENDS_OF_VALUE = SEPARATORS | RELATIONS | {"=", "in", "approx", "|"}
-_MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _LINKS = RELATIONS | {"=", "in", "approx"}
 _SET_OPS = frozenset(["cup", "setminus", "-", ":", "over", "choose", "pmod", "mod", "("])
 _PROBABILITIES = (Token("sym", "P"), Token("sym", "E"))
+_EXTREMES = (Token("func", "max"), Token("func", "min"))
 _UNITS_BELOW = tuple(Token("sym", letter) for letter in "hsmgL")
-# Words that change a value instead of saying of what it is.
-_NO_UNITS = frozenset({
-    "half", "halve", "third", "quarter", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "less",
-    "more", "below", "above", "zero", "squared", "cubed", "factorial", "minus", "plus", "times", "is", "not",
-    "incorrect", "wrong", "false",
-})  # fmt: skip
 _PERCENT_WORDS = frozenset({"percent", "percentage", "pct"})
 
 
@@ -84,6 +77,9 @@ class AnswerParser(BracketParser):
                 self.expect("approx")
                 return approximation(sides, self.side())  # what came before is exact
             sides.append(self.side())
+        for name in sides[: len(ops)]:
+            if isinstance(name, Text) and (denies(name.words) or names_a_number(name.words)):
+                raise ParseError("a name that takes the value back")
         return relation(sides, ops) if ops else sides[0]
 
     def in_two_notations(self, first: Node) -> Node:
@@ -95,16 +91,19 @@ class AnswerParser(BracketParser):
         return second
 
     def label(self) -> Text | None:
-        """``Minimum:``, ``Paolo:`` or ``P(X = 2) =``, which says what the value after it is."""
+        """``Minimum:``, ``min =``, ``Paolo:`` or ``P(X = 2) =``, which says what the value after it is."""
         if self.tokens[self.at] in _PROBABILITIES and self.tokens[self.at + 1] == Token("op", "("):
             return self.probability()
+        if self.next in _EXTREMES and self.tokens[self.at + 1] == Token("op", "="):
+            label, _ = self.take(), self.take()
+            return Text(label.value)
         at = self.at
         while self.tokens[at].kind == "text":
             at += 1
         if at == self.at or self.tokens[at] != _COLON:
             return None
         words = self.words()
-        if takes_back(words) and set_named(words) is None:
+        if denies(words) and set_named(words) is None:
             raise ParseError("a label that takes the value back")
         self.expect(":")
         return Text(words)
@@ -126,7 +125,8 @@ class AnswerParser(BracketParser):
         outer_divides, self.divides = self.divides, self.colon_divides()
         if self.next.kind == "text":
             words = self.words()
-            node: Node = set_named(words) or Text(words)
+            number = spelled_number(words)
+            node: Node = set_named(words) or (Text(words) if number is None else Num(Fraction(number)))
         else:
             node = self.expression()
         node = self.with_operations(node)
@@ -145,7 +145,7 @@ class AnswerParser(BracketParser):
                 parts.append(self.expression())
             node = union(parts)
         if self.accept("setminus") or (not isinstance(node, Scalar | Text | Matrix) and self.accept("-")):
-            return Difference(node, self.expression())
+            return without(node, self.expression())
         if self.next_is(":") and not self.interval_behind_colon():
             self.expect(":")
             return self.ratio(scalar(node))
@@ -177,11 +177,9 @@ class AnswerParser(BracketParser):
         unit = self.unit
         if unit is None:
             return node
-        if _NO_UNITS & set(unit.split()):
-            raise ParseError(f"{unit[:20]!r} after the value")
         first, _, rest = unit.partition(" ")
-        if first in _MULTIPLES:
-            node, unit = product(Num(Fraction(_MULTIPLES[first])), scalar(node)), rest
+        if first in MULTIPLES:
+            node, unit = product(Num(Fraction(MULTIPLES[first])), scalar(node)), rest
         if unit in _PERCENT_WORDS:
             return percent(scalar(node))
         return Quantity(scalar(node), unit) if unit else node

@@ -48,7 +48,10 @@ _GOLD = re.compile(r"\(\s?([A-J])\s?\)(?:\s+([A-Za-z0-9\\.][^\n]+))?|([A-J])(?:[
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The options an answer names, normally one. ``text`` is what it says beside a letter it begins with."""
+    """The options an answer names, normally one; none where it contradicts itself.
+
+    ``text`` is what it says beside a letter it begins with.
+    """
 
     letters: frozenset[str]
     text: str = ""
@@ -69,21 +72,28 @@ def read_choice(answer: str, any_case: bool = False) -> Choice | None:
         letter = next(filter(None, alone.groups()))
         if letter.isupper() or any_case:
             text = plain[alone.end() :].lstrip(" ).:,;\n").rstrip()
-            return Choice(frozenset({letter.upper()}) | _affirmed(plain[at:]), text)
+            affirmed = _affirmed(plain[at:])
+            return Choice(frozenset() if affirmed is None else affirmed | {letter.upper()}, text)
     letters = _affirmed(plain[at:])
-    return Choice(letters) if letters else None
+    return None if letters == frozenset() else Choice(letters or frozenset())
 
 
-def _affirmed(text: str) -> frozenset[str]:
-    """The letters that a text says are the answer, and those that it names in the same breath."""
+def _affirmed(text: str) -> frozenset[str] | None:
+    """The letters that a text says are the answer, and those that it names in the same breath.
+
+    None where it says of one that it is and is not.
+    """
     found: set[str] = set()
     other: set[str] = set()
+    denied: set[str] = set()
     listed, explains = False, False
     for at, clause in enumerate(filter(None, _CLAUSE.split(text))):
         if _CLAUSE.fullmatch(clause):
             explains = clause.casefold() in ("because", "since")
             continue
-        mentions = [] if explains else list(_mentions(clause))
+        stands = [] if explains else list(_mentions(clause))
+        mentions = [(letter, before) for letter, before, is_denied in stands if not is_denied]
+        denied |= {letter for letter, _, is_denied in stands if is_denied}
         letters = {letter for letter, _ in mentions}
         starts = at == 0 and any(_OPENING.fullmatch(before) for _, before in mentions)
         if starts or any(_CUE.search(before) for _, before in mentions):
@@ -93,11 +103,13 @@ def _affirmed(text: str) -> frozenset[str]:
             listed = True
         else:
             other |= letters
+    if found & denied:
+        return None
     return frozenset(found | other if listed else found)
 
 
-def _mentions(clause: str) -> Iterator[tuple[str, str]]:
-    """The letters that stand for options and are not denied, each with what stands before it."""
+def _mentions(clause: str) -> Iterator[tuple[str, str, bool]]:
+    """The letters that stand for options, each with what stands before it and whether it is denied."""
     for match in _TOKEN.finditer(clause):
         letter, before, after = match[1], clause[: match.start()], clause[match.end() :]
         enclosed = before.endswith("(") and after.startswith(")")
@@ -107,9 +119,7 @@ def _mentions(clause: str) -> Iterator[tuple[str, str]]:
             continue
         if not enclosed and (letter == "I" or (letter == "A" and not _NO_ARTICLE.match(after))):
             continue
-        if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after):
-            continue
-        yield letter, before
+        yield letter, before, bool(_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after))
 
 
 def gold_choice(gold: str) -> Choice | None:

@@ -11,14 +11,15 @@ from deltarl.reward.alphabet import (
     DOMAINS,
     FUNCTIONS,
     PLAIN_FONTS,
+    SAME_ACCENTS,
     SIGNED_REALS,
     SKIPPED_COMMANDS,
     SYMBOL_COMMANDS,
     TEMPERATURES,
-    UNITS,
 )
 from deltarl.reward.limits import ParseError
 from deltarl.reward.scanner import FEWEST_LETTERS, Scanner, Token
+from deltarl.reward.units import SYMBOLS
 
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal)?|mbox)\s*\{([^{}\\]*)\}")
 _PLAIN_TEXT = re.compile(r"[A-Za-z\s'.,!?;:\-]*")
@@ -30,9 +31,13 @@ _DEGREE = re.compile(
 _DOMAIN = re.compile(
     r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*([RZNQC])(?![A-Za-z])\s*\}?((?:_\{?[0-9+>* ]+\}?|\^\{?[+*-]\}?)*)"
 )
-_UNIT = re.compile(rf"\\(?:mathrm|rm|operatorname|text|mbox)\s*\{{\s*~?\s*({UNITS})\s*\}}")
+_FACTOR = rf"(?:{'|'.join(sorted((*SYMBOLS, 'ml', 'K'), key=len, reverse=True))})(?:\^(?:[1-9]|\{{[1-9]\}}))?"
+_UNIT = re.compile(
+    rf"\\(?:mathrm|rm|operatorname|text|mbox)\s*\{{\s*~?\s*({_FACTOR}(?:\s*/\s*{_FACTOR})?)\s*\}}(?!\s*[(])"
+)
 _NAMED = re.compile(r"\\(?:operatorname\*?|mathrm|rm|text|mathop)\s*\{[\s~]*([A-Za-z]{2,})\s*\}")
 _STYLED = re.compile(rf"\\(?:({ACCENTS})|{PLAIN_FONTS})\s*(?:\{{\s*(\\?[A-Za-z]+)\s*\}}|([A-Za-z]|\\[A-Za-z]+))")
+_WRAPPER = re.compile(r"\s*\\(math|text|bold|bm)(?:bf|it|rm|sf|normal|symbol)?\s*\{(.*)\}\s*", re.DOTALL)
 _COLOR = re.compile(r"\\(?:textcolor|color|mathcolor)\s*(?:\[[A-Za-z]*\])?\s*\{[^{}]*\}")
 _FIGURE = re.compile(r"\\(measuredangle|angle|triangle)\s*\{?\s*([A-Z]{1,4}(?:_[0-9])?'?)(?![A-Za-z])\s*\}?")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{\s*(?:[pbBvV]?matrix|smallmatrix|array|cases)\s*\}(?:\s*\{[lcr| ]*\})?")
@@ -105,7 +110,7 @@ class CommandScanner(Scanner):
         if last.kind not in ("num", "const", "sym") and last.value not in _ENDS_OF_OPERAND and not below:
             return False
         match = self.match(_UNIT)
-        return match is not None and self.add("text", match[1])
+        return match is not None and self.add("text", re.sub(r"[\s{}]", "", match[1]))
 
     def named(self) -> bool:
         r"""``\operatorname{gcd}``, or a word as in ``5\mathrm{~hours}``."""
@@ -140,7 +145,7 @@ class CommandScanner(Scanner):
         name = name.lstrip("\\")
         if not accent and name in CONSTANTS and not self.subscript_follows():
             return self.add_letter(name)
-        return self.symbol(f"{accent} {name}" if accent else name)
+        return self.symbol(f"{SAME_ACCENTS.get(accent, accent)} {name}" if accent else name)
 
     def figure(self) -> bool:
         r"""``\angle ABC``, ``m\angle ABC``: a name."""
@@ -150,6 +155,18 @@ class CommandScanner(Scanner):
         if self.last() == ("sym", "m") and "angle" in match[1]:
             self.tokens.pop()
         return self.add("sym", f"{'triangle' if match[1] == 'triangle' else 'angle'} {match[2]}")
+
+    def wrapper(self) -> bool:
+        r"""``\mathbf{x = 5}`` and ``\textbf{$\frac12$}``: a font around the whole answer is passed over."""
+        match = _WRAPPER.fullmatch(self.text)
+        if match is None or self.at > match.start(1):
+            return False
+        content = match[2].strip()
+        formula = len(content) > 1 and content[0] == content[-1] == "$" and content.count("$") == 2
+        if not _is_balanced(content) or not (formula or (match[1] != "text" and "=" in content)):
+            return False
+        self.text, self.at = content, 0
+        return True
 
     def color(self) -> bool:
         return self.match(_COLOR) is not None
@@ -174,12 +191,33 @@ class CommandScanner(Scanner):
         return self.add("text", TEMPERATURES[scale]) if scale else self.add("op", "degree")
 
 
+def _is_balanced(content: str) -> bool:
+    """Whether every brace that closes in ``content`` was opened in it."""
+    depth = 0
+    for char in content:
+        depth += (char == "{") - (char == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
 _Step = Callable[[CommandScanner], bool]
-_FONT_STEPS: tuple[_Step, ...] = (CommandScanner.unit_command, CommandScanner.named, CommandScanner.styled)
+_FONT_STEPS: tuple[_Step, ...] = (
+    CommandScanner.wrapper,
+    CommandScanner.unit_command,
+    CommandScanner.named,
+    CommandScanner.styled,
+)
 _COMMAND_STEPS: dict[str, tuple[_Step, ...]] = {
     "begi": (CommandScanner.environment,),
     "end": (CommandScanner.environment,),
-    "text": (CommandScanner.unit_command, CommandScanner.named, CommandScanner.text_command, CommandScanner.color),
+    "text": (
+        CommandScanner.wrapper,
+        CommandScanner.unit_command,
+        CommandScanner.named,
+        CommandScanner.text_command,
+        CommandScanner.color,
+    ),
     "mbox": (CommandScanner.unit_command, CommandScanner.text_command),
     "math": (CommandScanner.domain, *_FONT_STEPS, CommandScanner.color),
     "Bbb": (CommandScanner.domain,),

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from deltarl.reward.approximate import approximate
 from deltarl.reward.matching import Same
+from deltarl.reward.matrices import is_inverse
 from deltarl.reward.realset import is_application, is_name, set_variable
 from deltarl.reward.tree import (
     OPERATION_NAMES,
@@ -12,6 +13,8 @@ from deltarl.reward.tree import (
     ZERO,
     Equation,
     Func,
+    Inverse,
+    Matrix,
     Mul,
     Node,
     Num,
@@ -36,6 +39,8 @@ _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 
 def same_equation(pred: Node, gold: Node, same: Same) -> bool:
     """Whether two answers, one of them an equation at least, are the same: up to a factor, or by what is assigned."""
+    if isinstance(pred, Equation) and not _inverse_holds(pred, same):
+        return False
     if pred == gold:
         return True
     name, values = _assignment(pred)
@@ -56,9 +61,23 @@ def same_equation(pred: Node, gold: Node, same: Same) -> bool:
         values = renamed
         if name == gold_name or _functions(name) == _functions(gold_name) != () or _is_graph(name, gold_name):
             return _all_are(values, gold_values[-1], same)
+    if isinstance(gold_name, Sym) and not free_symbols(gold.sides[-1]):
+        return _is_turned(pred) and gold_name == pred.sides[-1] and same(pred.sides[0], gold.sides[-1])
     if len(pred.sides) == len(gold.sides) == 2 and all(isinstance(s, Scalar) for s in (*pred.sides, *gold.sides)):
         return proportional(difference(pred.sides), difference(gold.sides), same)
     return False
+
+
+def _inverse_holds(node: Equation, same: Same) -> bool:
+    """Whether every matrix that is said to be the inverse of another is."""
+    names = [side.matrix for side in node.sides if isinstance(side, Inverse)]
+    values = [side for side in node.sides if isinstance(side, Matrix)]
+    return all(is_inverse(name, value, same) for name in names for value in values)
+
+
+def _is_turned(node: Equation) -> bool:
+    """``2 = x``."""
+    return len(node.sides) == 2 and is_name(node.sides[-1])
 
 
 def _all_are(values: Sequence[Node], gold: Node, same: Same) -> bool:
@@ -76,7 +95,7 @@ def _same_as_right_side(pred: Node, gold: Equation, same: Same) -> bool:
     if _is_assigned(first) or (_is_trigonometric(first) and not free_symbols(last)):
         renamed = _renamed(first, (pred,), first, (last,))
         return renamed is not None and same(renamed[0], last)
-    if isinstance(first, Scalar) and isinstance(last, Scalar) and same(first, last):
+    if isinstance(first, Scalar) and isinstance(last, Scalar) and (same(first, last) or same(last, first)):
         return same(pred, last)  # gold shows a transformation: an identity
     return isinstance(pred, Scalar) and len(gold.sides) == 2 and _solves_for(pred, gold, same)
 
@@ -100,12 +119,17 @@ def _assignment(node: Node) -> tuple[Node | None, tuple[Node, ...]]:
     if not isinstance(node, Equation):
         return None, (node,)
     first = node.sides[0]
-    return (first, node.sides[1:]) if _is_assigned(first) else (None, node.sides)
+    if not _is_assigned(first):
+        return None, node.sides
+    values = node.sides[1:]
+    while len(values) > 1 and isinstance(values[0], Sym) and not free_symbols(values[-1]):
+        values = values[1:]  # y = x = 7
+    return first, values
 
 
 def _is_assigned(node: Node) -> bool:
     match node:
-        case Text():
+        case Text() | Inverse():
             return True  # a label
         case Mul((Sym(name), Sym() | Num() as argument)) if is_application(name, argument):
             return True

@@ -253,6 +253,10 @@ class _Normalizer:
             return ("func", name, *args)
         if name == "mod":
             return numbers[0] % numbers[1] if len(numbers) == 2 and numbers[1] else ("func", name, *args)
+        if name in ("det", "dot"):
+            if len(numbers) < len(args):
+                return ("func", name, *args)
+            return self.determinant(numbers) if name == "det" else self.dot_product(numbers)
         whole = all(number.denominator == 1 for number in numbers)
         if len(numbers) < len(args) or not (whole or name in ("max", "min")):
             return ("func", name, *sorted(args, key=hash))
@@ -260,6 +264,32 @@ class _Normalizer:
             return max(numbers) if name == "max" else min(numbers)
         operation = math.gcd if name == "gcd" else math.lcm
         return self.bounded(operation(*(number.numerator for number in numbers)))
+
+    def dot_product(self, entries: list[Number]) -> Number:
+        half = len(entries) // 2
+        products = [Fraction(left) * right for left, right in zip(entries[:half], entries[half:], strict=True)]
+        return self.bounded(_whole(sum(products, Fraction())))
+
+    def determinant(self, entries: list[Number]) -> Number:
+        """By Gaussian elimination."""
+        size = math.isqrt(len(entries))
+        rows = [[Fraction(entry) for entry in entries[at : at + size]] for at in range(0, len(entries), size)]
+        found = Fraction(1)
+        for column in range(size):
+            pivot = next((row for row in range(column, size) if rows[row][column]), None)
+            if pivot is None:
+                return 0
+            if pivot != column:
+                rows[column], rows[pivot] = rows[pivot], rows[column]
+                found = -found
+            found *= rows[column][column]
+            self.bounded(found)
+            for below in rows[column + 1 :]:
+                factor = below[column] / rows[column][column]
+                for at in range(column, size):
+                    below[at] -= factor * rows[column][at]
+                    self.bounded(below[at])
+        return _whole(found)
 
 
 def _as_term(form: Form) -> tuple[Form, Number]:
@@ -274,9 +304,12 @@ def _as_term(form: Form) -> tuple[Form, Number]:
     return ("mul", 1, form[2]), form[1]
 
 
-def _quotient(top: int, bottom: int) -> Number:
-    value = Fraction(top, bottom)
+def _whole(value: Fraction) -> Number:
     return value.numerator if value.denominator == 1 else value
+
+
+def _quotient(top: int, bottom: int) -> Number:
+    return _whole(Fraction(top, bottom))
 
 
 def _small_natural(form: Form) -> int:

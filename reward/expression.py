@@ -6,7 +6,7 @@ from fractions import Fraction
 from deltarl.reward.functions import POWER, PRODUCT, SIGN, SUM, FunctionParser
 from deltarl.reward.limits import MAX_ITEMS, ParseError
 from deltarl.reward.literals import number
-from deltarl.reward.matrices import minus, plus, scalar, times, transpose
+from deltarl.reward.matrices import determinant, inverse, minus, plus, scalar, times, transpose
 from deltarl.reward.scanner import END, Token
 from deltarl.reward.tree import (
     Based,
@@ -19,7 +19,6 @@ from deltarl.reward.tree import (
     Scalar,
     Seq,
     Sym,
-    Text,
     negate,
     product,
     reciprocal,
@@ -142,7 +141,7 @@ class ExpressionParser(FunctionParser, ABC):
             self.take()
             node: Node = transpose(matrix)
         elif self.accept("-") and self.take() == Token("num", "1"):
-            node = Text("inverse of matrix")
+            node = inverse(matrix)
         else:
             raise ParseError("a power of a matrix")
         if braced:
@@ -234,7 +233,7 @@ class ExpressionParser(FunctionParser, ABC):
         else:
             return whole
         after = self.tokens[self.at + length]
-        if whole.decimals is not None or whole.value.denominator != 1 or not (top.isdigit() and bottom.isdigit()):
+        if whole.value.denominator != 1 or not (top.isdigit() and bottom.isdigit()):
             return whole
         if after.kind in ("sym", "const", "func", "num") or after.value in ("(", "^", "frac", "{"):
             return whole
@@ -260,7 +259,7 @@ class ExpressionParser(FunctionParser, ABC):
         self.expect("|")
         self.bars -= 1
         if isinstance(inner, Matrix):
-            return Text("determinant")  # not worked out: it only names what it is equated to
+            return determinant(inner)
         return Func("abs", (scalar(inner),))
 
     def tex_argument(self, whole_number: bool = False) -> Scalar:

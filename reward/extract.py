@@ -2,12 +2,15 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Literal, get_args
 
+from deltarl.reward.attached import with_attachments
 from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_ITEMS
 from deltarl.reward.prose import (
     bare_answer,
+    is_changed_at,
     is_denial,
     is_denied,
     is_denied_at,
@@ -16,6 +19,7 @@ from deltarl.reward.prose import (
     is_qualified,
     is_retracted_at,
 )
+from deltarl.reward.rivals import NEAR, are_several, has_alternative, is_one_of_a_series, same_statement, same_value
 from deltarl.reward.verdict import Reason
 
 Marker = Literal["boxed", "####", "answer_tag", "the_answer_is", "any_marker", "anywhere"]
@@ -25,7 +29,12 @@ _TAIL_CHARS = 4_000
 """How far from its end a completion is searched for an answer without a marker."""
 _LAST_LINE_CHARS = 200
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?:[ \n]{0,4}\{|[ \n]{1,4}(?=[0-9]))")
+_MAX_BOXES = 300
+"""How many boxes, tags or statements before the last one are looked at."""
+
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:[ \n]{0,4}\{|[ \n]{0,4}(?=[0-9]))")
+_NAMED = re.compile(r"(\S?)\s*(?<![A-Za-z\\])([A-Za-z](?:_\{?\w{1,9}\}?)?)\s*&?=\s*$")
+_LEFT_SIDE = re.compile(r"([^=$,;.&\n]{1,40})&?=\s*$")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _BETWEEN_BOXES = re.compile(r"(?:[\s$,;&.]|\\(?:quad|qquad|text|mbox|[()\[\],; ])|[{}]|and|or)*")
@@ -38,26 +47,34 @@ _PARTING_WORD = re.compile(
 _MAX_GAP = 40
 
 _ANSWER_IS = re.compile(
-    r"(?:answer|(?:correct|right|best) (?:option|choice)) is(?![A-Za-z]|n['’]t):?|answer:|答案(?:是|为)?[:：]?"
-    r"|réponse(?: est)?\s?:?",
-    re.IGNORECASE,
+    r"(?:answer|(?:correct|right|best) (?:option|choice)) (?:is|would be|should be|must be|comes out to|equals)"
+    r"(?![A-Za-z]|n['’]t):?|answer\s?\*{0,2}\s?[:：]|^[ \t]*(?:#+[ \t]*|\*\*)(?:final )?answer(?:\*\*)?[ \t]*\n"
+    r"|答案(?:是|为)?[:：]?|答えは|답은|réponse(?: (?:finale )?est)?\s?:?|respuesta(?: (?:final|correcta))?\s?(?:es|:)"
+    r"|resposta(?: final)?\s?(?:é|:)|risposta(?: finale)?\s?(?:è|:)|(?:antwort|lösung)\s?(?:ist|lautet|:)\s?:?"
+    r"|ответ\s?(?::|-|—|–|равен|это)",
+    re.IGNORECASE | re.MULTILINE,
 )
-_FINAL_ANSWER_IS = re.compile(r"final answer(?: is(?![A-Za-z]|n['’]t)|:)", re.IGNORECASE)
+_FINAL_ANSWER_IS = re.compile(r"final answer(?: is(?![A-Za-z]|n['’]t)|\s?\*{0,2}\s?:|(?:\*\*)?[ \t]*\n)", re.IGNORECASE)
+_OPENING_TAG = re.compile(r"<answer>", re.IGNORECASE)
+_CLOSING_TAG = re.compile(r"</answer>", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*\$?\s*(?:\\%|%|percent|pct)")
 _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)|。|I hope it is correct|<\|")
 _REMARK = re.compile(r",?\s+(?:not|rather than|instead of|because|since)\b", re.IGNORECASE)
-_TURN = re.compile(r"<(?:\|(?:im_start|im_end|endoftext|eot_id|end|eom_id|return)\|>|/s>|end_of_turn>)")
+_TURN = re.compile(
+    r"<(?:\|(?:im_start|im_end|endoftext|eot_id|end|eom_id|return|start_header_id|user)\|>|/s>|end_of_turn>)"
+    r"|\n(?:#+ ?|\*\*)?(?:Human|User):"
+)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
 _NUMBER = re.compile(r"(?:(?<![0-9A-Za-z])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?")
 
 
-def extract_answer(text: str, marker: str = "boxed") -> str | None:
+def extract_answer(text: str, marker: str = "boxed", trusted: bool = False) -> str | None:
     r"""The answer a completion gives, or None: the first of ``candidates`` that is one."""
-    return next((answer for answer in candidates(text, marker) if not isinstance(answer, Reason)), None)
+    return next((answer for answer in candidates(text, marker, trusted) if not isinstance(answer, Reason)), None)
 
 
-def candidates(text: str, marker: str = "boxed") -> Iterator[str | Reason]:
+def candidates(text: str, marker: str = "boxed", trusted: bool = False) -> Iterator[str | Reason]:
     r"""What may be the answer of a completion, best first; several only where the marker leaves room for doubt.
 
     Args:
@@ -67,6 +84,7 @@ def candidates(text: str, marker: str = "boxed") -> Iterator[str | Reason]:
             "and" or a comma, are one list), ``"####"`` (rest of the line after the last one, GSM8K), ``"answer_tag"``
             (last ``<answer>..</answer>``), ``"the_answer_is"`` (rest of the sentence), ``"any_marker"`` (the first of
             these that there is), or ``"anywhere"`` (failing that, the last formula or number).
+        trusted: the text is a worked solution, so its last box counts whatever was boxed before.
 
     Yields:
         Stripped answers, none empty or longer than ``MAX_ANSWER_CHARS``; last, where there are no more or none, the
@@ -82,7 +100,7 @@ def candidates(text: str, marker: str = "boxed") -> Iterator[str | Reason]:
         yield Reason.UNFINISHED_THINKING
         return
     empty = False
-    for answer in _found(_own_turn(tail), marker):
+    for answer in _found(_own_turn(tail), marker, trusted):
         if isinstance(answer, Reason):
             yield answer
             return
@@ -93,6 +111,9 @@ def candidates(text: str, marker: str = "boxed") -> Iterator[str | Reason]:
         if not stripped:
             empty = True
             continue
+        if marker != "boxed" and _BOX.search(stripped):
+            yield next(_boxes(stripped), Reason.NO_ANSWER)
+            return
         yield stripped
         bare = bare_answer(stripped)
         if bare is not None:
@@ -106,22 +127,18 @@ def _own_turn(text: str) -> str:
     return text[: mark.start()] if mark else text
 
 
-def _found(text: str, marker: str) -> Iterator[str | Reason]:
+def _found(text: str, marker: str, trusted: bool = False) -> Iterator[str | Reason]:
     match marker:
         case "boxed":
-            yield from _boxes(text)
+            yield from _boxes(text, trusted)
         case "####":
-            _, found, rest = text.rpartition("####")
-            if found:
+            *before, rest = text.rsplit("####", _MAX_BOXES)
+            if before:
                 answer, _, rest = rest.partition("\n")
-                yield _unless_denied(answer, rest)
+                earlier = _distances(before[1:], lambda part: part.partition("\n")[0])
+                yield Reason.AMBIGUOUS if are_several(answer, earlier) else _unless_denied(answer, rest)
         case "answer_tag":
-            _, opened, rest = text.rpartition("<answer>")
-            answer, closed, rest = rest.partition("</answer>")
-            if opened and not closed:
-                yield Reason.UNTERMINATED
-            elif opened:
-                yield _unless_denied(answer, rest)
+            yield from _tags(text)
         case "the_answer_is":
             yield from _phrase(text)
         case _:
@@ -135,7 +152,7 @@ def _by_any_marker(text: str, anywhere: bool) -> Iterator[str | Reason]:
         yield from _phrase(text)
     elif boxed:
         yield from _boxes(text)
-    elif "<answer>" in text:
+    elif _OPENING_TAG.search(text):
         yield from _found(text, "answer_tag")
     elif "####" in text:
         yield from _found(text, "####")
@@ -151,6 +168,32 @@ def _by_any_marker(text: str, anywhere: bool) -> Iterator[str | Reason]:
             )
 
 
+def _tags(text: str) -> Iterator[str | Reason]:
+    """What is between the last pair of tags."""
+    opened = list(_OPENING_TAG.finditer(text))[-_MAX_BOXES:]
+    if not opened:
+        return
+    closed = _CLOSING_TAG.search(text, opened[-1].end())
+    if closed is None:
+        yield Reason.UNTERMINATED
+        return
+    answer = text[opened[-1].end() : closed.start()]
+    between = [text[one.end() : next_.start()] for one, next_ in pairwise(opened)]
+    if are_several(answer, _distances(between, lambda part: _CLOSING_TAG.split(part, 1)[0])):
+        yield Reason.AMBIGUOUS
+        return
+    yield _unless_denied(answer, text[closed.end() : closed.end() + MAX_ANSWER_CHARS])
+
+
+def _distances(parts: list[str], value: Callable[[str], str]) -> Iterator[tuple[int, str]]:
+    """The value that each part begins with, and how far it is from the end of the parts; last one first."""
+    distance = 0
+    for part in reversed(parts):
+        found = value(part)
+        yield distance + len(part) - len(found), found
+        distance += len(part)
+
+
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     last = None
     for match in pattern.finditer(text):
@@ -158,8 +201,8 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return last
 
 
-def _boxes(text: str) -> Iterator[str | Reason]:
-    """The last box, with those before it that it is enumerated with."""
+def _boxes(text: str, trusted: bool = False) -> Iterator[str | Reason]:
+    """The last box with what is attached to it, and those before it that it is enumerated with."""
     starts = [(match.start(), match.end()) for match in _BOX.finditer(text)]
     if not starts:
         return
@@ -167,21 +210,91 @@ def _boxes(text: str) -> Iterator[str | Reason]:
     if isinstance(last, Reason):
         yield last
         return
-    parts = [last[0]]
+    content, end = last
     begin, _ = starts[-1]
+    parts, names = [_whole(text, begin, end, content)], [_name(text, begin)]
+    seen = 1
     for start, inside in reversed(starts[-MAX_ITEMS - 1 : -1]):
         box = _content(text, inside) if begin - start <= MAX_ANSWER_CHARS else Reason.TOO_LONG
         if isinstance(box, Reason) or box[1] > begin or not _enumerated(text[box[1] : begin]):
             break
-        parts.insert(0, box[0])
+        parts.insert(0, _whole(text, start, box[1], box[0]))
+        names.insert(0, _name(text, start))
         begin = start
+        seen += 1
     if is_denied_at(text, begin):
         yield Reason.RETRACTED
         return
-    if len(set(parts)) == 1:
-        del parts[1:]  # said twice
-    percent = r"\%" if len(parts) == 1 and _PERCENT.match(text, last[1]) else ""
-    yield _unless_denied(", ".join(parts) + percent, text[last[1] : last[1] + MAX_ANSWER_CHARS])
+    denied = _unless_denied(content, text[end : end + MAX_ANSWER_CHARS])
+    if isinstance(denied, Reason):
+        yield denied
+        return
+    if not trusted and _offers_another(text, begin, end, content, starts[:-seen]):
+        yield Reason.AMBIGUOUS
+        return
+    if all(same_value(part, parts[-1]) for part in parts):
+        parts = parts[-1:]  # said twice
+    elif all(names) and len(set(names)) == len(names):
+        parts = [f"{name} = {part}" for name, part in zip(names, parts, strict=True)]
+    percent = r"\%" if parts == [content] and _PERCENT.match(text, end) else ""
+    yield ", ".join(parts) + percent
+
+
+def _whole(text: str, start: int, end: int, content: str) -> str:
+    """A box with what is attached to it, unless it is empty."""
+    return with_attachments(text, start, end, content) if content.strip() else ""
+
+
+def _offers_another(text: str, begin: int, end: int, content: str, earlier: list[tuple[int, int]]) -> bool:
+    """Whether another box, the words around the last one, or a statement after it offer another answer."""
+    value = content + (r"\%" if _PERCENT.match(text, end) else "")
+    if are_several(content, _earlier_boxes(text, earlier, begin)) or has_alternative(text, begin, end, value):
+        return True
+    if is_changed_at(text, begin):
+        return True
+    later = _last_match(_ANSWER_IS, text[end:])
+    return later is not None and not same_statement(_sentence(text[end:], later.end()), content)
+
+
+def _earlier_boxes(text: str, starts: list[tuple[int, int]], begin: int) -> Iterator[tuple[int, str]]:
+    """The boxes before the answer that are not said to be something else, with their distances; last one first."""
+    side = _left_side(text, begin)
+    for start, inside in reversed(starts[-_MAX_BOXES:]):
+        box = _content(text, inside)
+        if isinstance(box, Reason) or box[1] > begin:
+            continue
+        other = _left_side(text, start)
+        named_otherwise = bool(side and other and side != other)
+        distance = begin - box[1]
+        if named_otherwise or (distance <= NEAR and _is_announced(text, start, box[1], begin)):
+            distance = _TAIL_CHARS
+        yield distance, box[0]
+
+
+def _is_announced(text: str, start: int, end: int, begin: int) -> bool:
+    """Whether "final answer" stands before the box at ``begin`` and not before that at ``text[start:end]``."""
+    if _FINAL_ANSWER_IS.search(text, max(0, start - _TAIL_CHARS), start):
+        return False
+    return len(_FINAL_ANSWER_IS.findall(text, end, begin)) == 1
+
+
+def _name(text: str, start: int) -> str:
+    """``x`` where "x =" stands before ``start``, and it is not the end of a formula."""
+    named = _NAMED.search(text, max(0, start - _MAX_GAP), start)
+    return "" if named is None or (named[1] in tuple("+-*/^_)}]=|0123456789") and named[1]) else named[2]
+
+
+def _left_side(text: str, start: int) -> str:
+    """What is said to be equal to what stands at ``start``; empty if nothing."""
+    side = _LEFT_SIDE.search(text, max(0, start - 2 * _MAX_GAP), start)
+    return "".join(side[1].split()) if side else ""
+
+
+def _sentence(text: str, start: int) -> str:
+    """The rest of the sentence that ``start`` is in."""
+    rest = text[start : start + MAX_ANSWER_CHARS].lstrip()
+    end = _SENTENCE_END.search(rest)
+    return rest[: end.start()] if end else rest
 
 
 def _unless_denied(answer: str, rest: str) -> str | Reason:
@@ -193,6 +306,9 @@ def _enumerated(gap: str) -> bool:
     """Whether what stands between two boxes makes them one list."""
     if len(gap) > _MAX_GAP:
         return False
+    name = _name(gap, len(gap))
+    if name:
+        gap = gap[: gap.rindex(name)]
     if _BETWEEN_BOXES.fullmatch(gap):
         return True
     return _JOINING_WORD.search(gap) is not None and _PARTING_WORD.search(gap) is None
@@ -228,6 +344,10 @@ def _phrase(text: str) -> Iterator[str | Reason]:
         yield Reason.TOO_LONG
         return
     phrase = (window[: end.start()] if end else window).strip(" *\"'")
+    for earlier in list(_ANSWER_IS.finditer(text, max(0, anchor.start() - NEAR), anchor.start())):
+        if not same_statement(_sentence(text, earlier.end()), phrase):
+            yield Reason.AMBIGUOUS
+            return
     rest = window[end.start() :] if end else ""
     stated = Reason.RETRACTED if is_doubted_at(text, anchor.start()) else _unless_denied(phrase, rest)
     yield stated
@@ -255,6 +375,9 @@ def _last_of(text: str) -> Iterator[str | Reason]:
         yield line  # words, or a letter
     formula, number = _last_match(_FORMULA, text), _last_match(_NUMBER, text)
     last = sorted(((match.end(), match) for match in (formula, number) if match), key=lambda item: -item[0])
+    if last and is_one_of_a_series(text, last[0][1].start(), last[0][0]):
+        yield Reason.AMBIGUOUS
+        return
     if last and is_denied(text, last[0][1].start(), last[0][0]):
         yield Reason.RETRACTED
         return

@@ -33,10 +33,10 @@ _MOST_OPERATIONS = 10
 
 _UNSOLVED = re.compile(
     r"\\(?:int|iint|oint|sum|prod|lim|limsup|liminf|gcd|lcm|max|min|sup|inf|det|bmod)(?![A-Za-z])"
-    r"|(?<![A-Za-z])(?:int|sum|gcd|lcm|max|min|det|lim)(?![A-Za-z])"
+    r"|(?<![A-Za-z])(?:int|sum|gcd|lcm|max|min|det|lim)\}?\s*(?:[_({|]|\\[{l])"
     r"|\\frac\s*\{\s*(?:\\(?:mathrm|text|rm)\s*\{)?d\}?\s*\}\s*\{\s*(?:\\(?:mathrm|text|rm)\s*\{)?d"
 )
-_UNSOLVED_FUNCTIONS = frozenset({"gcd", "lcm", "max", "min", "mod"})
+_UNSOLVED_FUNCTIONS = frozenset({"gcd", "lcm", "max", "min", "mod", "det", "dot"})
 
 
 def leaves_operator(answer: str, gold: str) -> bool:

@@ -31,6 +31,10 @@ class ParseError(ValueError):
     """The answer is not in the grammar, or exceeds a bound; the message is safe to print."""
 
 
+class LimitError(ParseError):
+    """The answer exceeds a bound, whatever else it is."""
+
+
 class TooLargeError(ArithmeticError):
     """A value would exceed the digit bound, so it is not computed."""
 

@@ -5,7 +5,7 @@ Uses mpmath's global precision, so it is for one thread at a time (a worker proc
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -59,6 +59,19 @@ def agree(pred: Node, gold: Node, salt: int = 0) -> bool:
             if conclusive == _POINTS or not symbols:
                 return True
     return False
+
+
+def agree_at_all(pred: Node, gold: Node, points: Sequence[Mapping[str, Fraction]]) -> bool | None:
+    """Whether two real scalars agree at every one of some points where both are defined; None if there is none."""
+    conclusive = 0
+    for point in points:
+        try:
+            if not _agree_at(pred, gold, point, real=True):
+                return False
+        except UndefinedError:
+            continue
+        conclusive += 1
+    return True if conclusive else None
 
 
 def matches_decimal(pred: Node, gold: Decimal) -> bool:
@@ -154,9 +167,17 @@ class _Evaluator:
                 return self.power(self.value(base), self.value(exponent))
             case Func("sum" | "prod" as name, (_, low, high, term)):
                 return self.checked(self.series(name, _whole(self.value(low)), _whole(self.value(high)), term))
+            case Func("floor" | "ceil", (arg,)) if contains(arg, (Func, Const)):
+                return self.rounded(node.name, self.value(arg))
             case Func(name, args):
                 return self.checked(self.apply(name, [self.value(arg) for arg in args]))
         raise UndefinedError(f"a {type(node).__name__} has no numeric value")
+
+    def rounded(self, name: str, value: Any) -> Any:
+        """The floor or ceiling of a value that is not exact: not where an error could move it over a whole number."""
+        if mp.im(value) == 0 and abs(value - mp.nint(value)) < mp.mpf(10) ** (-mp.dps // 2):
+            raise UndefinedError("too close to a whole number")
+        return self.checked(self.apply(name, [value]))
 
     def series(self, name: str, low: int, high: int, term: Node) -> Any:
         """The sum or product of ``term`` with the index from ``low`` to ``high``."""
@@ -206,6 +227,12 @@ class _Evaluator:
             if any(mp.im(arg) != 0 for arg in args):
                 raise UndefinedError("the order of complex numbers")
             return max(args) if name == "max" else min(args)
+        if name == "dot":
+            half = len(args) // 2
+            return mp.fsum(a * b for a, b in zip(args[:half], args[half:], strict=True))
+        if name == "det":
+            size = math.isqrt(len(args))
+            return mp.det(mp.matrix([args[at : at + size] for at in range(0, len(args), size)]))
         if name in ("gcd", "lcm", "mod"):
             wholes = [_whole(arg) for arg in args]
             if name == "mod" and wholes[1] == 0:

@@ -12,6 +12,7 @@ from deltarl.reward.question import Question
 from deltarl.reward.quick import judge_quickly
 from deltarl.reward.reading import Gold, Unread, read_answer, read_gold
 from deltarl.reward.tree import Node, Text
+from deltarl.reward.undone import leaves_undone
 from deltarl.reward.verdict import MEANINGS, DecidedBy, Reason, Verdict, VerdictKind
 
 _CACHED_GOLDS = 4_096
@@ -77,7 +78,10 @@ class Pair:
             return Reason.UNSOLVED
         if kind is VerdictKind.WRONG:
             return why_different(self.pred, self.gold.node)
-        return refusal(self.pred, self.gold.node, self.question) or self.reason
+        refused = refusal(self.pred, self.gold.node, self.question)
+        if refused is None and leaves_undone(self.pred, self.gold.node, self.question):
+            return Reason.UNSIMPLIFIED
+        return refused or self.reason
 
 
 class Pairing:
@@ -128,7 +132,7 @@ class Pairing:
                 return self._read(answer, next(iter(letters)), gold, question)
             option = options.get(gold_letter) or (gold.choice.text if gold.choice else "")
             return self._as_option(answer, option, question) if option else None
-        if choice is None or len(choice.letters) > 1:
+        if choice is None or len(choice.letters) != 1:
             return None
         (letter,) = choice.letters
         same, own = letters_of(gold.text, options), letters_of(choice.text, options)

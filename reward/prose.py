@@ -60,6 +60,11 @@ _QUALIFIED_BEFORE = re.compile(
     r"(?:\s+(?:of|the))*[\s$(:]*$",
     re.IGNORECASE,
 )
+_CHANGED_BEFORE = re.compile(
+    r"\b(?:(?:more|less|greater|fewer|larger|smaller|bigger|higher|lower|other|different) (?:than|from)|minus|negative"
+    r"|half|twice|double|triple|thrice|different from)(?:\s+(?:of|the))*[\s$(*]+$",
+    re.IGNORECASE,
+)
 _QUALIFIED_AFTER = re.compile(
     r"[\s$)]*(?:dozen|hundred|thousand|million|billion|trillion|squared|cubed|factorial|halves|halfs?|thirds?|quarters?"
     r"|fourths?|fifths?|tenths?|times|or (?:more|less|fewer)|and a (?:half|third|quarter)|plus|minus)\b"
@@ -85,6 +90,11 @@ def bare_answer(answer: str) -> str | None:
         rest = rest[1:].lstrip(" :,*")
     rest = rest.rstrip(" *")
     return None if not rest or rest.startswith("- ") else rest  # a dash is no minus sign
+
+
+def is_changed_at(text: str, start: int) -> bool:
+    """Whether the words just before ``start`` make another value of what follows: "more than", "half of", "minus"."""
+    return _CHANGED_BEFORE.search(text[max(0, start - _BESIDE) : start]) is not None
 
 
 def is_denied_at(text: str, start: int) -> bool:

@@ -3,8 +3,9 @@
 from fractions import Fraction
 
 from deltarl.reward.matching import Same
-from deltarl.reward.tree import Clock, Const, Func, Mul, Node, Num, Quantity, Residue, product
-from deltarl.reward.units import conversion
+from deltarl.reward.tree import Clock, Const, Func, Mul, Node, Num, Quantity, Residue, Sym, product
+from deltarl.reward.units import conversion, is_known
+from deltarl.reward.vocabulary import says_of_what
 
 _RADIANS_PER_DEGREE = Mul((Const("pi"), Num(Fraction(1, 180))))
 _SCALES = frozenset({"celsius", "fahrenheit"})
@@ -19,6 +20,12 @@ def same_quantity(pred: Node, gold: Node, same: Same) -> bool:
                 return same(value, gold_value)
             factor = conversion(unit, gold_unit)
             return factor is not None and same(_in_unit(value, factor), gold_value)
+        case (Quantity(_, unit), _) | (_, Quantity(_, unit)) if not (is_known(unit) or says_of_what(unit)):
+            return False
+        case (Quantity(value, unit), Mul((*_, Sym(letter)) as factors)) if unit == letter and is_known(unit):
+            return same(value, Mul(factors[:-1]))  # 12 m, whose m is no variable beside a metre
+        case (Mul((*_, Sym(letter)) as factors), Quantity(gold_value, unit)) if unit == letter and is_known(unit):
+            return same(Mul(factors[:-1]), gold_value)
         case (Quantity(value, unit), _):
             return same(value, gold) or (unit == "degree" and same(Mul((value, _RADIANS_PER_DEGREE)), gold))
         case (_, Quantity(gold_value, unit)):

@@ -43,6 +43,13 @@ _VALUE = re.compile(
     rf"|\bfind\s+{_NUMBER_OF}\b|\bwhat(?:\s+is|'s)\s+{_NUMBER_OF}\b",
     re.IGNORECASE,
 )
+# "What is 17 times 23?", "What is log 100?": a sum in words.
+_SUM = re.compile(
+    r"\bwhat(?:\s+is|'s)\s+(?:the\s+)?(?:\$\s*)?(?:-?[0-9(]|\\?(?:log|ln|sin|cos|tan|sqrt)(?![A-Za-z])"
+    r"|(?:square|cube|natural log|factorial|common log)\w*\b)[^?\n]*(?:\?|$)",
+    re.IGNORECASE,
+)
+_UNKNOWN = re.compile(r"(?<![A-Za-z\\])(?!a\b)[A-Za-z](?![A-Za-z])|\b(?:in terms|as a)\b", re.IGNORECASE)
 _REDUCED = re.compile(
     r"\b(?:simplify|reduced?|(?:lowest|simplest|smallest) terms|simplest (?:radical )?form|simplified|common fraction"
     r"|(?:relatively|co)-?\s?prime)\b",
@@ -89,7 +96,7 @@ def read_question(text: str) -> Question:
         text=text,
         options=MappingProxyType(options),
         asks_percent=any(_PERCENT.search(sentence) for sentence in _SENTENCE_END.split(stem)),
-        asks_value=_VALUE.search(stem) is not None or _asks_what_a_formula_is(stem),
+        asks_value=_VALUE.search(stem) is not None or _asks_what_a_formula_is(stem) or _asks_a_sum(stem),
         asks_reduced=_REDUCED.search(stem) is not None,
         asks_expanded=_EXPANDED.search(stem) is not None,
         asks_factored=_FACTORED.search(stem) is not None,
@@ -167,6 +174,10 @@ def _trimmed(text: str) -> str:
             text = text.removeprefix(command).removesuffix(command)
     # One of a pair of dollar signs that holds all options: $\textbf{(A)}\ 5 \qquad ...$
     return text.rstrip("$ ") if text.count("$") == 1 and text.endswith("$") else text
+
+
+def _asks_a_sum(text: str) -> bool:
+    return any(_UNKNOWN.search(match.group()) is None for match in _SUM.finditer(text))
 
 
 def _asks_what_a_formula_is(text: str) -> bool:

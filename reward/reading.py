@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deltarl.reward.choices import Choice, gold_choice
 from deltarl.reward.extract import extract_answer
-from deltarl.reward.limits import ParseError, TooLargeError, UndecidedError, UndefinedError
+from deltarl.reward.limits import LimitError, ParseError, TooLargeError, UndecidedError, UndefinedError
 from deltarl.reward.parse import parse_answer
 from deltarl.reward.prose import bare_answer
 from deltarl.reward.quick import compare_quickly
@@ -39,7 +39,8 @@ def read_answer(text: str) -> Node | Unread:
         return parse_answer(text)
     except ParseError as error:
         detail = str(error)
-        return Unread(Reason.LIMITS if _LIMIT.match(detail) else Reason.UNREADABLE, detail)
+        too_large = isinstance(error, LimitError) or _LIMIT.match(detail) is not None
+        return Unread(Reason.LIMITS if too_large else Reason.UNREADABLE, detail)
     except Exception as error:
         return Unread(Reason.UNREADABLE, type(error).__name__)  # no answer may end the run
 
@@ -48,7 +49,7 @@ def read_gold(text: str) -> Gold | Unread:
     r"""A reference answer: bare, with "Answer:" before it, an option such as ``B. 12 km``, or a solution with a box."""
     if not isinstance(text, str):
         return _unreadable(f"a {type(text).__name__}, not text; convert the column when the data is loaded")
-    text = (extract_answer(text) if "boxed" in text else None) or text
+    text = (extract_answer(text, trusted=True) if "boxed" in text else None) or text
     choice = gold_choice(text)
     if choice is not None:
         (text,) = choice.letters

@@ -1,5 +1,6 @@
 """Equations, inequalities and unions from their parts, as the parser finds them."""
 
+import re
 from collections.abc import Sequence
 
 from deltarl.reward.approximate import approximate
@@ -7,6 +8,7 @@ from deltarl.reward.limits import ParseError
 from deltarl.reward.tree import (
     ZERO,
     Const,
+    Difference,
     Equation,
     Func,
     Inequality,
@@ -26,24 +28,31 @@ from deltarl.reward.tree import (
 
 RELATIONS = frozenset(["<", "<=", ">", ">=", "ne"])
 
-_ROUGHLY = 0.02
+_ROUGHLY, _BY_HAND = 0.02, 0.005
+_MOST_BITS, _MOST_PLACES = 1_000, 300
 _TURNED = {">": "<", ">=": "<=", "ne": "ne"}
 _MINUS_INFINITY = negate(Const("infinity"))
 REAL_LINE = Interval(_MINUS_INFINITY, Const("infinity"), True, True)
 REAL_SETS = {
     "real numbers": REAL_LINE,
     "all real numbers": REAL_LINE,
+    "all reals": REAL_LINE,
+    "set of real numbers": REAL_LINE,
+    "set of all real numbers": REAL_LINE,
     "positive real numbers": Interval(ZERO, Const("infinity"), True, True),
     "negative real numbers": Interval(_MINUS_INFINITY, ZERO, True, True),
 }
+_EXISTENCE = re.compile(r"^(?:there )?(?:is|are|exists?) | exists?$")
 _EMPTY_SETS = frozenset({
     "no solution", "no solutions", "empty set", "no real solution", "no real solutions", "no real roots", "no roots",
+    "no integer solutions",
 })  # fmt: skip
 
 
 def set_named(words: str) -> Node | None:
     """The set of real numbers that has a name: "real numbers", "no solution"."""
-    return Seq("set", ()) if words in _EMPTY_SETS else REAL_SETS.get(words)
+    core = _EXISTENCE.sub("", words)
+    return Seq("set", ()) if core in _EMPTY_SETS else REAL_SETS.get(words)
 
 
 def relation(sides: Sequence[Node], ops: Sequence[str]) -> Node:
@@ -76,9 +85,30 @@ def approximation(sides: Sequence[Node], rounded: Node) -> Node:
     if len(sides) == 1 and not contains(exact, (Const, Interval)) and contains(exact, Sym) and not contains(exact, Num):
         return Equation((exact, rounded))
     left, right = approximate(exact), approximate(rounded)
-    if left is not None and right is not None and abs(left - right) > _ROUGHLY * abs(left):
+    if left is not None and right is not None and not abs(left - right) <= _precision(exact, rounded, left):
         raise ParseError("an approximation that is wrong")
     return relation(sides, ["="] * (len(sides) - 1)) if len(sides) > 1 else exact
+
+
+def _precision(exact: Node, rounded: Node, value: float) -> float:
+    """How far what ``exact`` is rounded to may be from its ``value``: a unit in the last place.
+
+    An expression is worked out by hand, and not as exactly.
+    """
+    if not isinstance(exact, Num):
+        return max(_BY_HAND * abs(value), _unit_in_last_place(rounded, value))
+    return _unit_in_last_place(rounded, value)
+
+
+def _unit_in_last_place(rounded: Node, exact: float) -> float:
+    match rounded:
+        case Num(value, int(places)):
+            unit = 10.0 ** min(-places, _MOST_PLACES)
+            return min(unit, _ROUGHLY * abs(exact) or unit)
+        case Num(value) if value.denominator == 1 and value:
+            digits = str(abs(value.numerator)) if value.numerator.bit_length() < _MOST_BITS else ""
+            return 10.0 ** (len(digits) - len(digits.rstrip("0")))
+    return _ROUGHLY * abs(exact)
 
 
 def joined(items: Sequence[Node], words: set[str]) -> Node:
@@ -101,6 +131,14 @@ def union(parts: Sequence[Node]) -> IntervalUnion:
     return IntervalUnion(tuple(map(_as_interval, parts)))
 
 
+def without(base: Node, removed: Node) -> Difference:
+    """One set without another; a pair in round brackets is an open interval."""
+    match base:
+        case Seq("tuple", (_, _)):
+            base = _as_interval(base)
+    return Difference(base, removed)
+
+
 def remainder(value: Scalar, modulus: Scalar) -> Node:
     r"""``value \bmod modulus``: an operation to be done, unless there is nothing left to do."""
     match value, modulus:
@@ -121,8 +159,8 @@ def _as_interval(node: Node) -> Node:
 def _is_declaration(item: Node) -> bool:
     """``k in Z``."""
     match item:
-        case Equation((_, Text(words))):
+        case Equation((Sym(), Text(words))):
             return words == "integers"
-        case Equation((_, Interval() as domain)):
+        case Equation((Sym(), Interval() as domain)):
             return domain == REAL_LINE
     return False

@@ -63,11 +63,13 @@ class Scanner:
     def words(self, content: str) -> bool:
         """Words, with ``and`` / ``or`` / a comma standing alone as the separator of a list."""
         words = " ".join(_WORD.findall(content.casefold()))
+        if "?" in content:
+            raise ParseError("a question")
         if words in ("and", "or"):
             if self.last() == COMMA:
                 self.tokens.pop()
             return self.add("op", words)
-        if not words and content.strip(" ,.;:'?~\n\t"):
+        if not words and content.strip(" ,.;:'~\n\t"):
             raise ParseError(f"{content[:20]!r} as text")
         if not words and "," in content:
             return self.last() == COMMA or self.add("op", ",")
@@ -78,7 +80,10 @@ class Scanner:
         if len(words) == 1:
             return self.add_letter(next(char for char in content if char.isalpha()))
         words = " ".join(word for word in words.split() if word not in ("a", "an", "the"))
-        return not words or self.add("text", words)
+        if not words:
+            return True
+        self.add("text", words)
+        return not content.rstrip().endswith(":") or self.add("op", ":")
 
     def subscript_follows(self) -> bool:
         return self.text[self.at : self.at + 2].lstrip()[:1] == "_" and _SUBSCRIPT.match(self.text, self.at) is not None

@@ -6,15 +6,18 @@ from deltarl.reward.equations import difference, proportional
 from deltarl.reward.matching import Same, same_in_any_order, same_in_order
 from deltarl.reward.realset import Piece, real_set, set_variable
 from deltarl.reward.tree import (
+    MINUS_ONE,
     Inequality,
     Interval,
     IntervalUnion,
     Junction,
+    Mul,
     Node,
     Scalar,
     Seq,
     SetBuilder,
     Sym,
+    product,
     substitute,
 )
 
@@ -35,6 +38,8 @@ def same_set(pred: Node, gold: Node, same: Same) -> bool:
         )
     if pred == gold:
         return True
+    if pieces is None and gold_pieces is not None and isinstance(pred, Inequality) and not _is_negated(pred):
+        return False  # gold is solved, and pred is not
     match pred, gold:
         case (Seq("list", items), Inequality(sides, _, turned)) if all(isinstance(side, Sym) for side in sides):
             return len(sides) > 2 and items == (sides[::-1] if turned else sides)  # b < a < c as b, a, c
@@ -50,6 +55,11 @@ def same_set(pred: Node, gold: Node, same: Same) -> bool:
         case SetBuilder(name, condition), SetBuilder(gold_name, gold_condition):
             return same(substitute(condition, {name: Sym(gold_name)}), gold_condition)
     return False
+
+
+def _is_negated(node: Inequality) -> bool:
+    """``-x > -1``: solved but for the sign."""
+    return any(isinstance(side, Mul) and side == product(MINUS_ONE, side.factors[-1]) for side in node.sides)
 
 
 def _same_inequality(pred: Inequality, gold: Inequality, same: Same) -> bool:

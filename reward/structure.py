@@ -21,10 +21,12 @@ from deltarl.reward.tree import (
     Const,
     Equation,
     Interval,
+    Inverse,
     Matrix,
     Mul,
     Node,
     Num,
+    Pow,
     Quantity,
     Residue,
     Scalar,
@@ -42,6 +44,8 @@ from deltarl.reward.wording import same_words
 _PARAMETERS = frozenset({"k", "l", "m", "n"})
 _ADDED_CONSTANTS = frozenset({"C", "c", "C_1", "c_1"})
 _PI = frozenset({"pi"})
+_VOWELS = frozenset("aeiouAEIOU")
+_FEWEST_LETTERS = 3
 
 
 def same_answer(pred: Node, gold: Node, same_value: Same) -> bool:
@@ -58,6 +62,8 @@ def same_answer(pred: Node, gold: Node, same_value: Same) -> bool:
 
     def same(pred: Node, gold: Node) -> bool:
         if is_scalar(pred) and is_scalar(gold):
+            if isinstance(pred, Mul) and isinstance(gold, Mul) and _is_another_word(pred, gold):
+                return False
             return same_value(_renamed_parameter(pred, gold), gold)
         return _same_structure(pred, gold, same)
 
@@ -66,6 +72,10 @@ def same_answer(pred: Node, gold: Node, same_value: Same) -> bool:
 
 def _same_structure(pred: Node, gold: Node, same: Same) -> bool:
     """``same_answer`` where one of the two is not a scalar."""
+    match pred, gold:
+        case Equation((Sym() as name, Seq("set") as values)), Seq(_, items):
+            names = {item.sides[0] for item in items if isinstance(item, Equation)}
+            return names <= {name} and same(values, gold)  # x in {1, 3}
     if isinstance(pred, Equation) and isinstance(gold, Seq) and gold.kind == "list":
         return same_in_any_order(expanded([pred]), expanded(gold.items), same)
     if isinstance(pred, Equation) or isinstance(gold, Equation):
@@ -81,6 +91,8 @@ def _same_structure(pred: Node, gold: Node, same: Same) -> bool:
             return len(rows) == len(gold_rows) and all(
                 same_in_order(row, gold_row, same) for row, gold_row in zip(rows, gold_rows, strict=True)
             )
+        case Inverse(matrix), Inverse(gold_matrix):
+            return same(matrix, gold_matrix)
         case Text(), Text():
             return same_words(pred, gold)
         case (Text(words), Mul(factors)) | (Mul(factors), Text(words)):
@@ -134,14 +146,43 @@ def _renamed_parameter(pred: Scalar, gold: Scalar) -> Node:
             (name,), (gold_name,) = odd, gold_odd
             if Sym(name) in pred.terms and Sym(gold_name) in gold.terms:
                 return substitute(pred, {name: Sym(gold_name)})
-    if isinstance(pred, Num) or isinstance(gold, Num) or not contains(gold, Const, _PI):
+    if isinstance(pred, Num | Sym | Const) or isinstance(gold, Num | Sym | Const):
         return pred
     names, gold_names = free_symbols(pred), free_symbols(gold)
     if len(names) == len(gold_names) == 1 and names != gold_names and names | gold_names <= _PARAMETERS:
         (name,), (gold_name,) = names, gold_names
-        if contains(pred, Const, _PI):
+        if _is_family(gold, Sym(gold_name)) and contains(pred, Const, _PI):
             return substitute(pred, {name: Sym(gold_name)})
     return pred
+
+
+def _is_family(node: Scalar, integer: Sym) -> bool:
+    r"""Whether a rational multiple of ``k \pi`` is added to what does not depend on k, which may be nothing."""
+    terms = node.terms if isinstance(node, Add) else (node,)
+    steps = [term for term in terms if integer.name in free_symbols(term)]
+    if len(steps) != 1 or not isinstance(steps[0], Mul):
+        return False
+    letters = [factor for factor in steps[0].factors if not _is_rational(factor)]
+    return len(letters) == 2 and integer in letters and Const("pi") in letters
+
+
+def _is_rational(node: Node) -> bool:
+    match node:
+        case Num() | Pow(Num(), Num()):
+            return True
+        case Mul(factors):
+            return all(map(_is_rational, factors))
+    return False
+
+
+def _is_another_word(pred: Mul, gold: Mul) -> bool:
+    """Whether both are runs of letters, gold's may be a word, and pred's is another, such as ``der`` for ``red``.
+
+    A run of three letters or more with a vowel among them may be one: there the order counts. The letters of others
+    (``xy``, ``xyz``), and of products with a number or an operator in them, may come in any order.
+    """
+    word = _spelled(gold.factors)
+    return len(word) >= _FEWEST_LETTERS and bool(_VOWELS & set(word)) and _spelled(pred.factors) not in ("", word)
 
 
 def _spelled(factors: Sequence[Node]) -> str:

@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable
 from string import ascii_letters, digits
 
-from deltarl.reward.alphabet import CONSTANTS, CURRENCY_WORDS, FUNCTIONS, PAIRED_SIGNS, PLAIN_UNITS, SHORT_WORDS
+from deltarl.reward.alphabet import CONSTANTS, FUNCTIONS, PAIRED_SIGNS, SHORT_WORDS
 from deltarl.reward.commands import CommandScanner
 from deltarl.reward.limits import ParseError
 from deltarl.reward.literals import NUMBER, NUMBER_IN_BRACKETS, without_separators
 from deltarl.reward.normalize import normalize
 from deltarl.reward.scanner import COMMA, END, FEWEST_LETTERS, Token
+from deltarl.reward.units import CURRENCY_WORDS, PLAIN_SYMBOLS
+from deltarl.reward.vocabulary import spelled_number
 
 _SPACES = frozenset(" \t\r\n~$")
 _WHOLE = re.compile(r"[0-9]+(?![0-9.,{\\ eE(_^snrt])")
@@ -17,11 +19,13 @@ _WHOLE = re.compile(r"[0-9]+(?![0-9.,{\\ eE(_^snrt])")
 _LETTERS = re.compile(r"[A-Za-z]+")
 _PRIMES = re.compile(r"'+|\^\s*\{?\s*(?:\\prime\s*)+\}?")
 _BASE = re.compile(r"_(?:\{([0-9]{1,2})\}|([0-9]{1,2}))")
+_SPELLED_BASE = re.compile(r"_\{\s*\\(?:text|mathrm|rm)\s*\{\s*([A-Za-z]+)\s*\}\s*\}")
 _ORDINAL = re.compile(
     r"\s*(?:\^\s*\{?\s*|(?<=[0-9]))(?:\\(?:mathrm|text|textsuperscript|rm)\s*\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)(?![A-Za-z]))\s*\}?"
 )
 _SET_BUILDER = re.compile(r"\||\\mid|:")
 _LIST_GAP = re.compile(r"[0-9]\s*,\s")
+_ARGUMENT = re.compile(r"[\s~]*(?:[A-Za-z0-9({\[|_^]|\\[A-Za-z{])")
 _FIRST_OF_PAIR = frozenset(pair[0] for pair in PAIRED_SIGNS)
 
 
@@ -68,6 +72,9 @@ class _Tokenizer(CommandScanner):
         following = self.text[self.at : self.at + 1]
         if following == "_":
             base = self.match(_BASE)
+            spelled = None if base else self.match(_SPELLED_BASE)
+            if spelled and spelled_number(spelled[1].lower()):
+                return self.add("based", f"{literal}_{spelled_number(spelled[1].lower())}")
             if base:
                 return self.add("based", f"{literal}_{base[1] or base[2]}")
         elif following and following in "^\\snrt":
@@ -123,6 +130,8 @@ class _Tokenizer(CommandScanner):
         word = match.group()
         if len(word) == 1:
             return self.symbol(word) if self.subscript_follows() else self.add_letter(word)
+        if word in PLAIN_SYMBOLS and self.last().kind == "num" and not self.argument_follows(word):
+            return self.add("text", word)
         if word in FUNCTIONS:
             return self.add("func", FUNCTIONS[word])
         if word in CONSTANTS:
@@ -130,8 +139,6 @@ class _Tokenizer(CommandScanner):
         if word in CURRENCY_WORDS:
             self.at += self.text.startswith(".", self.at)
             return self.add("currency", CURRENCY_WORDS[word])
-        if word in PLAIN_UNITS and self.last().kind == "num":
-            return self.add("text", word)
         capitals = word.isupper() and word != self.text.strip()  # NO/BO is a ratio of lengths
         if len(word) >= FEWEST_LETTERS or word == "mod" or (word.casefold() in SHORT_WORDS and not capitals):
             return self.words(word)
@@ -139,6 +146,10 @@ class _Tokenizer(CommandScanner):
         for letter in word[:-1]:
             self.add_letter(letter)
         return self.symbol(word[-1]) if self.subscript_follows() else self.add_letter(word[-1])
+
+    def argument_follows(self, word: str) -> bool:
+        """Whether a word that is a function as well as a unit, such as min, has an argument."""
+        return word in FUNCTIONS and _ARGUMENT.match(self.text, self.at) is not None
 
     def sign(self) -> bool:
         char = self.text[self.at]

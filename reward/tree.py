@@ -162,9 +162,16 @@ class Matrix:
     rows: tuple[tuple["Node", ...], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Inverse:
+    """The inverse of a matrix, not worked out: it only names what it is equated to."""
+
+    matrix: Matrix
+
+
 Scalar = Num | Sym | Const | Add | Mul | Pow | Func
 SetLike = Interval | IntervalUnion | Inequality | Junction | SetBuilder | Difference
-Node = Scalar | Based | Text | Quantity | Residue | Clock | Seq | SetLike | Equation | Matrix
+Node = Scalar | Based | Text | Quantity | Residue | Clock | Seq | SetLike | Equation | Matrix | Inverse
 
 _SCALARS = frozenset(Scalar.__args__)
 
@@ -180,11 +187,12 @@ FUNCTION_NAMES = frozenset({
 })  # fmt: skip
 """What ``Func.name`` may be. Roots, exponentials and other logarithms are rewritten while parsing."""
 
-OPERATION_NAMES = frozenset({"max", "min", "gcd", "lcm", "mod", "sum", "prod"})
+OPERATION_NAMES = frozenset({"max", "min", "gcd", "lcm", "mod", "sum", "prod", "det", "dot"})
 """What it may be besides: what a finished answer has only where gold has it too.
 
-``mod`` has two arguments; ``sum`` and ``prod`` have ``BOUND``, its first and last value, and the term; the others have
-any number, unordered."""
+``mod`` has two arguments; ``sum`` and ``prod`` have ``BOUND``, its first and last value, and the term; ``det`` has the
+entries of a square matrix, row by row; ``dot`` those of one vector and then of another; the others have any number,
+unordered."""
 
 BOUND = Sym("#")
 """The index of a sum, whatever it is called. Not a name that can be written."""
@@ -246,6 +254,7 @@ _CHILDREN: dict[type, Callable[[Any], tuple[Node, ...]]] = {
     SetBuilder: lambda node: (node.condition,),
     Difference: attrgetter("base", "removed"),
     Matrix: lambda node: tuple(entry for row in node.rows for entry in row),
+    Inverse: lambda node: (node.matrix,),
 }
 
 

@@ -4,6 +4,7 @@ import re
 from typing import Literal
 
 from deltarl.reward.tree import Clock, Text
+from deltarl.reward.vocabulary import denies
 
 _FEWEST_WORDS = 3
 """From here on, what is not mathematics is a sentence: right only where gold is the same one."""
@@ -21,11 +22,6 @@ _INTRODUCTION = re.compile(
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"\s*[A-Za-z][A-Za-z\-]+(?:[ ,]+[A-Za-z\-]+)*\s*:\s*(?=\$|\\[(\[])")
-_TAKEN_BACK = re.compile(
-    r"\b(?:not?|never|except|without|wrong|incorrect|false|than|less|more|greater|fewer|above|below|under|over|least|most"
-    r"|but)\b|n't",
-    re.IGNORECASE,
-)
 _YES_OR_NO = re.compile(r"(yes|no)\s*[.,;:]\s+(?:[A-Za-z']+\s+){2}", re.IGNORECASE)
 
 _PROPERTIES = (
@@ -49,15 +45,10 @@ def time_of_day(text: str) -> Clock | None:
     return Clock(int(match[1]), int(match[2] or 0), _HALVES[match[3].lower()] if match[3] else "")
 
 
-def takes_back(words: str) -> bool:
-    """Whether ``words`` before a value say that it is not the answer, or only a bound of it."""
-    return _TAKEN_BACK.search(words) is not None
-
-
 def introduced(text: str) -> str | None:
     """What "the solution is" or "Speed of the boat:" introduces; None if nothing does."""
     match = _INTRODUCTION.match(text) or _LABEL.match(text)
-    if match is None or takes_back(match.group()):
+    if match is None or denies(match.group()):
         return None
     rest = text[match.end() :]
     return None if ":" in rest and match.re is _LABEL else rest
@@ -85,7 +76,7 @@ def statement(text: str) -> Text | None:
 def _property_stated(text: str) -> str | None:
     """``odd`` in that sentence: the one property that a plain sentence states."""
     match = _STATEMENT.fullmatch(text)
-    if match is None or len(_COPULA.findall(text)) > 1 or takes_back(text[: match.start(1)]) or _NOT_PLAIN.search(text):
+    if match is None or len(_COPULA.findall(text)) > 1 or denies(text[: match.start(1)]) or _NOT_PLAIN.search(text):
         return None
     return match[1].lower()
 

@@ -31,6 +31,8 @@ from deltarl.reward.verifier import Verifier
         ("A is right", "A"),
         ("A. car", "A"),
         ("B or C", "BC"),
+        ("C or not C", ""),
+        ("C. It is not C", ""),
         ("A or C", "AC"),
         ("A, B, C, D", "ABCD"),
         ("(A) and (B)", "AB"),

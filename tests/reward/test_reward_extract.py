@@ -10,14 +10,18 @@ from deltarl.reward.limits import MAX_ANSWER_CHARS
     ("text", "answer"),
     [
         (r"so \boxed{42}.", "42"),
-        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"\boxed{1} then \boxed{2}", None),  # so close together that none is the last word
+        (r"\boxed{1} then" + " more" * 50 + r" \boxed{2}", "2"),
+        (r"\boxed5", "5"),
+        (r"\framebox{5}", "5"),
+        ("\\boxed{5}\nHuman: and now? \\boxed{6}", "5"),
         (r"\fbox{5}", "5"),
         (r"\boxed {7}", "7"),
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"\boxed{\{1,2\}}", r"\{1,2\}"),
         (r"\boxed{\left\{ x \right\}}", r"\left\{ x \right\}"),
         (r"\boxed{\boxed{3}}", "3"),
-        (r"\boxed{a\\}b}", "a\\\\"),  # an escaped backslash does not escape the brace after it
+        (r"\boxed{a\\} b}", "a\\\\"),  # an escaped backslash does not escape the brace after it
         (r"\boxed{1} but \boxed{2", None),
         (r"\boxed{}", None),
         (r"\boxed{  }", None),
@@ -37,13 +41,27 @@ def test_boxed(text: str, answer: str | None) -> None:
     ("marker", "text", "answer"),
     [
         ("####", "6*7=42\n#### 42\n", "42"),
-        ("####", "#### 1\n#### 2", "2"),
+        ("####", "#### 1\n#### 2", None),
+        ("####", "#### 1\n" + "more " * 50 + "\n#### 2", "2"),
+        ("####", r"#### \boxed{5}", "5"),
         ("####", r"\boxed{42}", None),
-        ("answer_tag", "<answer>1</answer> <answer> 2 </answer>", "2"),
+        ("answer_tag", "<answer>1</answer> <answer> 2 </answer>", None),
+        ("answer_tag", "<answer>2</answer> <answer> 2 </answer>", "2"),
+        ("answer_tag", "<answer>1</answer>" + " more" * 50 + "<answer> 2 </answer>", "2"),
+        ("answer_tag", r"<answer>\boxed{5}</answer>", "5"),
+        ("answer_tag", "<Answer>5</Answer>", "5"),
         ("answer_tag", "<answer>1</answer> <answer>2", None),
         ("the_answer_is", "Hence the answer is 3.5. Done", "3.5"),
         ("the_answer_is", "The final ANSWER IS: **7**", "7"),
-        ("the_answer_is", "the answer is 1. No, the answer is 2\nbye", "2"),
+        ("the_answer_is", "the answer is 1. No, the answer is 2\nbye", None),
+        ("the_answer_is", "the answer is 2. So the answer is 2 apples\nbye", "2 apples"),
+        ("the_answer_is", r"The final answer is $\boxed{5}$. I hope it is correct.", "5"),
+        ("the_answer_is", "**Final Answer**: 5", "5"),
+        ("the_answer_is", "### Final Answer\n5", "5"),
+        ("the_answer_is", "The answer would be 5", "5"),
+        ("the_answer_is", "La respuesta es 5.", "5"),
+        ("the_answer_is", "Die Antwort lautet 5.", "5"),
+        ("the_answer_is", "Ответ: 5", "5"),
     ],
 )
 def test_other_markers(marker: str, text: str, answer: str | None) -> None:
@@ -56,14 +74,14 @@ def test_other_markers(marker: str, text: str, answer: str | None) -> None:
         (r"\boxed{1} and \boxed{2}", "1, 2"),
         (r"\boxed{(3, 3)} \text{ for part (a) and } \boxed{(1, 1)}", "(3, 3), (1, 1)"),
         (r"\boxed{1}, \boxed{2}, \boxed{3}", "1, 2, 3"),
-        (r"\boxed{1} and so, wait, but \boxed{2}", "2"),
+        (r"$x = \boxed{5}$ and $y = \boxed{6}$", "x = 5, y = 6"),
+        (r"$x = \boxed{5}$ or $x = \boxed{6}$", "5, 6"),
         (r"\boxed{1}." + "\n\nLet me check.\n\n" + r"\boxed{1}", "1"),
         (r"$\boxed{28}$ percent", r"28\%"),
         (r"\boxed 5", "5"),
         (r"$\boxed{5}$, $\boxed{5}$", "5"),
         (r"\boxed{5}. \boxed{6}", "5, 6"),  # so close together that none is the last word
         (r"$a = \boxed{5}$, $b = \boxed{2}$, $a + b = \boxed{7}$", "7"),
-        (r"We get \boxed{5}, which gives \boxed{7}", "7"),
     ],
 )
 def test_boxes_that_belong_together(text: str, answer: str) -> None:

@@ -119,7 +119,7 @@ def test_anywhere_refuses(verifiers: dict[str, Verifier], text: str) -> None:
         r"\boxed{Answer: 5}",
         r"\boxed{\text{The answer is } 5}",
         r"If not otherwise stated, \boxed{5}",
-        r"\boxed{4}. Hmm, let me check that. \boxed{5}",
+        r"\boxed{4}. Hmm," + " let me check that again," * 10 + r" \boxed{5}",
         "\\boxed{5}\n\nIncorrect options: 3, 4",
         r"\boxed{5}<|im_end|><|im_start|>user No. \boxed{6}",
     ],
@@ -165,7 +165,7 @@ def test_boxes_are_a_list_only_for_a_list(verifiers: dict[str, Verifier]) -> Non
         assert verifier.score([text], ["1, 2"])[0].correct
         assert verifier.score([text], ["2"])[0].reason is Reason.AMBIGUOUS
         assert not verifier.score([text], ["(1, 2)"])[0].correct
-    assert verifier.score([r"\boxed{1}. After all that, \boxed{2}"], ["2"])[0].correct
+    assert not verifier.score([r"\boxed{1}. After all that, \boxed{2}"], ["2"])[0].correct
     assert verifier.score([r"\boxed{2}, \boxed{2}"], ["2"])[0].correct
     apart = "\\boxed{1}\n\n\\boxed{2}"
     assert verifier.score([apart], ["2"])[0].reason is Reason.AMBIGUOUS

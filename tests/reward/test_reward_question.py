@@ -8,6 +8,7 @@ from deltarl.reward.form import refusal
 from deltarl.reward.parse import parse_answer
 from deltarl.reward.question import UNKNOWN, expressions, questions_of, read_question
 from deltarl.reward.rewards import RewardSpec, Scorer
+from deltarl.reward.undone import leaves_undone
 from deltarl.reward.verdict import Reason
 
 
@@ -56,6 +57,9 @@ def test_asks_percent(text: str, asks: bool) -> None:
         (r"What is $\sqrt{49}$?", True),
         ("Find the value of x + 1.", True),
         ("(3+8)*2-5+7-1=", True),
+        ("What is 17 times 23?", True),
+        ("What is log 100?", True),
+        ("What is 5 in terms of $x$?", False),
         ("In how many ways can 5 people sit in a row?", False),
         ("What is $x$ in terms of $y$?", False),
     ],
@@ -104,6 +108,23 @@ def test_expressions_are_the_formulas_and_sides_of_equations() -> None:
 )
 def test_refusal_of_what_is_equal(question: str, pred: str, gold: str, reason: Reason | None) -> None:
     assert refusal(parse_answer(pred), parse_answer(gold), read_question(question)) is reason
+
+
+@pytest.mark.parametrize(
+    ("question", "pred", "gold", "undone"),
+    [
+        (r"Compute $\sin(\pi/2)$.", r"\sin(5\pi/2)", "1", True),
+        (r"Compute $\sin(\pi/2)$.", r"\sin(\pi/2) = 1", "1", False),
+        (r"Compute $\ln 8$.", r"\ln 8", r"3\ln 2", False),
+        (r"What is it?", r"\sin(5\pi/2)", "1", False),
+        ("What is log 100?", r"\log_{10}100", "2", True),
+        ("Factor it completely.", "(x-1)(x^2-1)", "(x-1)^2(x+1)", True),
+        ("Factor it completely.", "(x-1)(x-1)(x+1)", "(x-1)^2(x+1)", False),
+        ("Factor it completely.", "(x-1)(4x+4)", "4(x-1)(x+1)", False),
+    ],
+)
+def test_what_is_left_undone(question: str, pred: str, gold: str, undone: bool) -> None:
+    assert leaves_undone(parse_answer(pred), parse_answer(gold), read_question(question)) is undone
 
 
 def test_without_a_question_only_much_arithmetic_is_refused() -> None:

@@ -94,7 +94,7 @@ def test_all_of_them_by_name_from_a_config() -> None:
             " {name: loops, function: repetition, args: {ngram_size: 1}}]",
         ],
     )
-    scorer = Scorer(**scorer_arguments(config.reward))
+    scorer = Scorer(**scorer_arguments(config))
     columns = {"answer": ["4", "4"], "completion_ids": [[1, 2], [1, 2, 3, 4, 5, 5]]}
     report = scorer.score(["2+2?"] * 2, [r"\boxed{4}", r"\boxed{4}, so \boxed{4}"], columns, TrainerState(2, 9))
     assert report.components == {

@@ -1,0 +1,239 @@
+r"""What is written around a box and belongs to the answer in it: ``-\boxed{5}``, ``\boxed{5} \times 10^3``.
+
+Read from the tokens on both sides, up to the end of the formula, an equals sign, a comma or a word of prose.
+"""
+
+import re
+from dataclasses import dataclass
+
+from deltarl.reward.units import conversion
+
+_NEAR = 200
+"""Characters on each side of a box that are looked at."""
+
+_TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|[A-Za-z]{2,}|[0-9]+(?:\.[0-9]+)?|\*\*+|\s+|.", re.DOTALL)
+_SPACING = frozenset([r"\,", r"\;", r"\:", r"\!", r"\ ", "~"])
+_WRAPPING = (
+    r"\text \mbox \textbf \mathbf \mathrm \mathit \boldsymbol \bm \underline \color \textcolor \displaystyle \left"
+    r" \right \boxed \fbox \framebox \bf \rm \Large \large \huge \Huge \LARGE"
+)
+_WRAPPERS = frozenset(_WRAPPING.split())
+# They carry no value, or separate what stands before them from the answer; any other command is part of a formula.
+_ENDING = (
+    r"\( \) \[ \] \\ \$ \quad \qquad \implies \impliedby \iff \Rightarrow \rightarrow \Longrightarrow \longrightarrow"
+    r" \Leftrightarrow \to \mapsto \therefore \because \approx \sim \simeq \equiv \cong \in \colon \begin \end \tag"
+    r" \label \hline \blacksquare \square \qed \checkmark \dots \ldots \cdots \vdots \newline \par \item"
+    r" \small \normalsize \mathbb \mathcal"
+)
+_ENDING_COMMANDS = _WRAPPERS | frozenset(_ENDING.split())
+_IN_FORMULA = frozenset("+-*/^_<>!()[]{}≤≥≠±×÷·−√π°²³")
+_OPERATORS = frozenset("+-*/^_<>≤≥≠±×÷·−")
+_NO_MULTIPLES = "dozen|hundred|thousand|million|billion|trillion"
+_MAGNITUDE = re.compile(
+    rf"(?:{_NO_MULTIPLES}|lakh|crore|squared|cubed|factorial|hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|tenths?"
+    r"|hundredths?|thousandths?)s?|(?:times|mod|plus|minus|choose|over|divided by) [$\\(]{0,2}[0-9].*",
+    re.IGNORECASE,
+)
+_AFTER_FORMULA = re.compile(r"(?:\s|\\[,;:! ]|~|\$|\\\)|\\\])*(?:\\(?:text|mbox|mathrm)\s*\{\s*)?")
+_WORDS = re.compile(r"[A-Za-z]+(?:(?: per |[/^ ]|\s)(?:[$\\(]{0,2})[A-Za-z0-9]+){0,3}")
+_GROUP = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]{0,60})\}(\^\{?[0-9]\}?)?")
+_ENUMERATOR = re.compile(r"\(?(?:[0-9]{1,3}|[A-Za-z]{1,3})\)|[0-9]{1,3}|[A-Za-z]|[-+*>#]")
+_PLAIN = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
+_DIGITS_BEFORE = re.compile(r"[0-9][0-9.,]*$")
+_DIGITS_AFTER = re.compile(r"[.,]?[0-9]+")
+_WORDS_OF_UNIT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What belongs to a box before it: where it begins, the braces it leaves open, and those to be skipped."""
+
+    begin: int
+    opened: int
+    wrapped: int
+
+
+def with_attachments(text: str, start: int, end: int, content: str) -> str:
+    """``content`` of the box at ``text[start:end]``, with what is attached to it; often nothing."""
+    if _PLAIN.fullmatch(content.strip()):
+        digits_before = _DIGITS_BEFORE.search(text, max(0, start - _NEAR), start)
+        digits_after = _DIGITS_AFTER.match(text, end)
+        if digits_before or digits_after:  # one number, a part of it boxed
+            matches = (digits_before, digits_after)
+            leading, trailing = (match.group() if match else "" for match in matches)
+            return leading + content.strip() + trailing
+    left = _left(text, start)
+    before = text[left.begin : start].strip()
+    after, stop = _right(text, end, left)
+    after = after.strip()
+    if not before and not after.strip("!") and _is_exclamation(text, end, stop):
+        after = ""
+    if not after:
+        after = _words(text, stop)
+    if before == "(" and after.startswith(")"):
+        before, after = "", after[1:].strip()
+    if not before and not after:
+        return content
+    content = content.strip()
+    before += " " if before[-1:].isalpha() else ""
+    return before + (content if _PLAIN.fullmatch(content) and not before[-1:].isdigit() else f"({content})") + after
+
+
+def _is_exclamation(text: str, end: int, stop: int) -> bool:
+    """Whether nothing is attached at all; a "!" inside the formula is a factorial."""
+    return not text[end:stop].strip()
+
+
+def _words(text: str, start: int) -> str:
+    """The unit or magnitude that the words behind a value begin with, as text of a formula."""
+    lead = _AFTER_FORMULA.match(text, start, start + _NEAR)
+    found = _WORDS.match(text, lead.end(), start + _NEAR) if lead else None
+    if found is None:
+        return ""
+    words = found.group()
+    while words:
+        rest = text[found.start() + len(words) :]
+        single = len(words) == 1 and (words.islower() and re.match(r"[\s.}$]*(?:$|[,;\n])", rest) is None)
+        if _changes(words) and not single and words != "in":
+            return "" if re.match(r"[/^]| per ", rest) else rf"\text{{ {words}}}"
+        words = re.sub(r"(?:[^A-Za-z0-9]+[A-Za-z0-9]+|^[A-Za-z0-9]+)$", "", words).removesuffix(" per")
+    return ""
+
+
+def _changes(words: str) -> bool:
+    """Whether words behind a value make another value or quantity of it."""
+    return _MAGNITUDE.fullmatch(words) is not None or (bool(words.strip()) and conversion(words, words) is not None)
+
+
+def _left(text: str, start: int) -> _Left:
+    """Where the formula that ends with the box begins, in which no equals sign, comma or word is left."""
+    at = max(0, start - _NEAR)
+    tokens = list(_TOKEN.finditer(text, at, start))
+    depth = opened = wrapped = 0
+    begin, kind = start, "start"
+    index = len(tokens) - 1
+    while index >= 0:
+        token = tokens[index].group()
+        if token == "}":
+            depth += 1
+        elif token == "{":
+            depth -= 1
+            if depth < 0:
+                owner = _owner(tokens, index)
+                depth = 0
+                if owner in _WRAPPERS or (owner == "{" and begin == start):
+                    wrapped += 1
+                    kind = "math"
+                    break
+                opened += 1
+            elif depth == 0 and _owner(tokens, index) in _ENDING_COMMANDS:
+                kind = "word"
+                break  # \text{...} before
+        elif depth == 0 and _ends(token, opened):
+            if token.isspace():
+                previous = tokens[index - 1].group() if index else ""
+                if previous in _OPERATORS or (previous.startswith("\\") and previous not in _ENDING_COMMANDS):
+                    index -= 1
+                    continue
+            kind = "math" if token in ("$", r"\(", r"\[", "=", "&", ",") else "word"
+            break
+        if depth == 0 and not token.isspace() and token not in _SPACING:
+            begin = tokens[index].start()
+        index -= 1
+    if depth > 0:
+        return _Left(start, 0, 0)  # braces that are opened further away
+    before = text[begin:start]
+    if kind != "math" and _ENUMERATOR.fullmatch(before.strip()) and before != before.rstrip():
+        return _Left(start, 0, wrapped)  # "a \boxed{5}", "(1) \boxed{5}", "- \boxed{5}": no part of it
+    return _Left(begin, opened, wrapped)
+
+
+def _owner(tokens: list[re.Match[str]], brace: int) -> str:
+    """The command that a group belongs to; for a second argument the same; "{" for none."""
+    index = brace - 1
+    while index >= 0 and tokens[index].group().isspace():
+        index -= 1
+    if index >= 0 and tokens[index].group() == "}":
+        depth = 1
+        while index > 0 and depth:
+            index -= 1
+            depth += {"}": 1, "{": -1}.get(tokens[index].group(), 0)
+        index -= 1
+    token = tokens[index].group() if index >= 0 else ""
+    return token if token.startswith("\\") or token in ("^", "_") else "{"
+
+
+def _ends(token: str, opened: int) -> bool:
+    """Whether a formula ends where this token stands, outside of braces."""
+    if token.isspace():
+        return "\n" in token
+    if token.startswith("\\"):
+        return token == "\\" or (token in _ENDING_COMMANDS and token not in (r"\left", r"\right"))
+    if token[0].isalnum():
+        return len(token) > 1 and token[0].isalpha() and not opened
+    return token not in _IN_FORMULA and token != "~"
+
+
+def _right(text: str, end: int, left: _Left) -> tuple[str, int]:
+    """What belongs to the box behind it, and where that ends."""
+    opened, wrapped, depth = left.opened, left.wrapped, 0
+    stop, dropped = end, end
+    spaced = False
+    at, limit = end, min(len(text), end + _NEAR)
+    kept: list[str] = []
+    while at < limit:
+        match = _TOKEN.match(text, at)
+        assert match is not None
+        token = match.group()
+        group = _GROUP.match(text, at)
+        if group and not depth:
+            if not _is_unit(group[1]):
+                break
+            kept.append(group.group())
+            at = stop = group.end()
+            continue
+        if token == "{":
+            depth += 1
+        elif token == "}":
+            if depth:
+                depth -= 1
+            elif wrapped:
+                wrapped -= 1
+                at = stop = match.end()
+                continue
+            elif opened:
+                opened -= 1
+            else:
+                break
+        elif token in _SPACING or (token.isspace() and "\n" not in token):
+            spaced = True
+            kept.append(" ")
+            at = match.end()
+            continue
+        elif not depth and _ends(token, opened):
+            if token[0].isalpha() and kept and not "".join(kept).strip() and not spaced:
+                break
+            if token[0].isalpha() and _dangling(kept):
+                kept, stop = [], dropped  # "\boxed{5} - which": a dash
+            break
+        elif not depth and spaced and not opened and token.isalpha() and not "".join(kept).strip():
+            break  # "\boxed{5} a": a word
+        kept.append(token)
+        at = stop = match.end()
+    found = "".join(kept)
+    if set(found.strip()) <= set("*([") or found.strip() in ("-", "--", "---"):
+        return "", dropped
+    return found, stop
+
+
+def _dangling(kept: list[str]) -> bool:
+    found = "".join(kept).strip()
+    return bool(found) and (found[-1] in _OPERATORS or found[-1] in "([") and len(found) <= 3
+
+
+def _is_unit(words: str) -> bool:
+    """Whether the words of a group name a unit or a magnitude, not a remark."""
+    words = words.strip(" .~\\,")
+    if _MAGNITUDE.fullmatch(words):
+        return True
+    return 0 < len(words.split()) <= _WORDS_OF_UNIT and conversion(words, words) is not None

@@ -1,0 +1,141 @@
+"""What stands around a box: part of the answer, another answer, or nothing to do with it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from deltarl.reward.extract import extract_answer
+from deltarl.reward.verdict import Reason
+from deltarl.reward.verifier import Verifier
+
+
+@pytest.fixture(scope="module")
+def verifiers() -> Iterator[dict[str, Verifier]]:
+    made = {marker: Verifier(marker=marker) for marker in ("boxed", "anywhere")}
+    yield made
+    for verifier in made.values():
+        verifier.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        (r"$-\boxed{5}$", "-5"),
+        (r"\boxed{5}\times 10^3", "5000"),
+        (r"$\boxed{5}$ million", "5000000"),
+        (r"$\frac{1}{\boxed{5}}$", r"\frac15"),
+        (r"$\boxed{5}\pi$", r"5\pi"),
+        (r"$x > \boxed{5}$", "x > 5"),
+        (r"$\boxed{5}\text{ km}$", r"5000\text{ m}"),
+        (r"$\boxed{5}$ km/h", r"5\text{ km/h}"),
+    ],
+)
+def test_what_is_attached_is_read_with_the_box(verifiers: dict[str, Verifier], text: str, gold: str) -> None:
+    assert verifiers["boxed"].score([text], [gold])[0].correct
+    assert not verifiers["boxed"].score([text], ["5"])[0].correct or "km" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{5}^2",
+        r"\boxed{5}!",
+        r"\boxed{5}x",
+        r"\boxed{5} + C",
+        r"x \ne \boxed{5}",
+        r"2\boxed{5}",
+        r"1\boxed{5}",
+        r"0.\boxed{5}",
+        r"\boxed{5}.7",
+        r"\boxed{5},000",
+        r"$2 \boxed{5}$",
+        r"\sqrt{\boxed{5}}",
+        r"$\log \boxed{5}$",
+        r"\boxed{5} squared",
+    ],
+)
+def test_a_box_is_not_read_alone(verifiers: dict[str, Verifier], text: str) -> None:
+    assert not verifiers["boxed"].score([text], ["5"])[0].correct
+
+
+def test_a_unit_behind_a_box_may_conflict(verifiers: dict[str, Verifier]) -> None:
+    for text in (r"\boxed{5} \text{ km}", r"$\boxed{5}$ km."):
+        assert verifiers["boxed"].score([text], [r"5\text{ m}"])[0].reason is Reason.UNIT_CONFLICT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"x = \boxed{5}",
+        r"$\boxed{5}$.",
+        r"**\boxed{5}**",
+        r"$\boxed{5}$!",
+        r"\boxed{5}\text{ apples}",
+        r"\boxed{5} times",
+        r"\boxed{5} - which was to be shown",
+        r"\boxed{5} (since 2 + 3 = 5)",
+        r"- \boxed{5}",
+        r"(a) \boxed{5}",
+        r"it is a \boxed{5}",
+        r"\textbf{\boxed{5}}",
+        r"$(\boxed{5})$",
+        r"\begin{align} x &= \boxed{5} \\ \end{align}",
+        r"\boxed{x = \boxed{5}}",
+        r"$\text{Area} = \boxed{5}\qquad\blacksquare$",
+    ],
+)
+def test_other_things_around_a_box_do_not_matter(text: str) -> None:
+    assert extract_answer(text) == "5"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{5} or 6",
+        r"6 or \boxed{5}",
+        r"x=\boxed{5} or x=6",
+        r"$\boxed{5}$ or $x = 6$",
+        r"\boxed{5}. Actually the answer is 6",
+        r"\boxed{5}. Wait, it is 6",
+        r"\boxed{5}. The answer is 6.",
+        r"\boxed{4}. So \boxed{5}",
+        r"It is more than $\boxed{5}$",
+        r"It is minus \boxed{5}",
+        r"\boxed{4}, no, \boxed{5}",
+        r"Could be \boxed{1}. Could be \boxed{2}. Could be \boxed{3}. Could be \boxed{4}. Could be \boxed{5}.",
+        "".join(rf"Candidate: \boxed{{{n}}}. Then {'more ' * 100}" for n in range(200, 4, -1)),
+    ],
+)
+def test_another_answer_beside_the_box(verifiers: dict[str, Verifier], text: str) -> None:
+    assert verifiers["boxed"].score([text], ["5"])[0].reason is Reason.AMBIGUOUS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{3} apples at first." + " More follows." * 20 + r" So \boxed{5}",
+        r"$\boxed{5}$ or $\frac{10}{2}$",
+        r"\boxed{5}. The answer is 5 apples.",
+        r"\boxed{5}, that is \boxed{\frac{10}{2}}, or again \boxed{5}",
+        "\\boxed{3}\n\nFinal answer:\n\\boxed{5}",
+        r"$a = \boxed{2}$, $b = \boxed{3}$, $a + b = \boxed{5}$",
+    ],
+)
+def test_the_same_answer_or_a_step_towards_it(verifiers: dict[str, Verifier], text: str) -> None:
+    verdict = verifiers["boxed"].score([text], ["5"])[0]
+    assert verdict.correct, verdict
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["8 7 6 5", "1\n2\n3\n5", "It is 1. It is 2. It is 3. It is 5.", "Not sure: 1? 2? 3? 5", "x = 1, x = 2, x = 5"],
+)
+def test_guesses_in_a_row(verifiers: dict[str, Verifier], text: str) -> None:
+    assert not verifiers["anywhere"].score([text], ["5"])[0].correct
+
+
+@pytest.mark.parametrize(
+    "text", ["He has 2. She has 3. Together they have 5.", "It is 5. Yes, it is 5.", "2 + 3 = 5", "Add 2\nand 3\n5"]
+)
+def test_numbers_on_the_way(verifiers: dict[str, Verifier], text: str) -> None:
+    assert verifiers["anywhere"].score([text], ["5"])[0].correct
