@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from deltarl.kernels.gpu.latent_attention import Tiling, append_latent, latent_attention_decode, store_latents
-from deltarl.model.cache import SPAN
+from deltarl.kernels.precision import core_dtype
+from deltarl.model.cache import PAGE_SIZE
 from deltarl.model.config import hybrid_config
 from deltarl.model.mla_layer import MLALayer
 from deltarl.model.packing import Packing
@@ -182,29 +183,23 @@ def rotated(x: Tensor, position: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("rope", [True, False])
 @torch.no_grad()
-def test_the_layer_reads_its_cache_with_it(rope, device):
+def test_the_layer_decodes_from_the_pages_that_prefill_left(rope, device):
     torch.manual_seed(0)
     sizes = {"kv_lora_rank": RANK, "qk_nope_head_dim": 8, "qk_rope_head_dim": ROPE, "v_head_dim": 10}
     sizes |= {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 1, "intermediate_size": 8}
     sizes |= {"vocab_size": 9, "linear_num_heads": 1, "linear_head_dim": 8, "max_position_embeddings": 99}
     layer = MLALayer(hybrid_config(full_attention_every=1, rope=rope, **sizes)).to(device)
-    lengths = [SPAN + 5, 3, SPAN]
+    lengths = [PAGE_SIZE + 5, 3, PAGE_SIZE]
     x = torch.randn(sum(lengths), 24, device=device)
     want = layer(x, Packing.from_lengths(lengths, device))
     # All but the last token of each by prefill, the last by decode.
-    cache, index = torch.zeros(3, 2 * SPAN, RANK + ROPE, device=device), torch.arange(3, device=device)
+    pages = torch.zeros(6, PAGE_SIZE, RANK + ROPE, device=device, dtype=core_dtype(device, x.dtype))
+    table = torch.arange(6, dtype=torch.int32, device=device).view(3, 2)
     before = torch.cat([tokens[:-1] for tokens in x.split(lengths)])
-    layer(before, Packing.from_lengths([n - 1 for n in lengths], device), cache, index)
+    layer(before, Packing.from_lengths([n - 1 for n in lengths], device), pages, table)
     length = torch.tensor(lengths, device=device)
     position, last = length - 1, length.cumsum(0) - 1
-    visible = torch.arange(2 * SPAN, device=device) <= position[:, None]
-    torch.testing.assert_close(layer.decode(x[last], cache, position, visible), want[last], rtol=0, atol=1e-5)
-
-    rows = Rows.random(lengths, device, heads=3)
-    for row, tokens in zip(cache, rows.latent, strict=True):
-        row[: len(tokens)] = tokens
-    rows.scale = layer.scale
-    assert_near(layer._attend_pages(rows.q, cache, position), rows.expected(), TOLERANCE[torch.float32])
+    torch.testing.assert_close(layer.decode(x[last], pages, table, position), want[last], rtol=0, atol=1e-5)
 
 
 def test_tokens_are_written_where_they_are_read(device):
