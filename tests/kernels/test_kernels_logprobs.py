@@ -101,9 +101,8 @@ def test_numbers_are_the_samplers_to_the_bit(n, vocab, monkeypatch):
     hidden, weight, _ = inputs(n, vocab, scale=2.0)
     filled = torch.nn.functional.pad(hidden, (0, 0, 0, max(0, 16 - n)))  # as the sampler fills its batch
     logits = torch.nn.functional.linear(filled, weight)[:n].detach()
-    whole = torch.full((n,), TEMPERATURE), torch.zeros(n, dtype=torch.int64), torch.ones(n)
-    token, sampled = sample(logits, *whole, torch.linspace(0, 0.999, n, dtype=torch.float64))
-    assert torch.equal(token_logprobs(hidden, weight, token, TEMPERATURE)[0], sampled)
+    draw = sample(logits, torch.full((n,), TEMPERATURE), torch.linspace(0, 0.999, n, dtype=torch.float64))
+    assert torch.equal(token_logprobs(hidden, weight, draw.token, TEMPERATURE)[0], draw.logprob)
 
 
 @WAYS

@@ -295,7 +295,9 @@ def test_ray_actor() -> None:
         async def judge(self, pred: str, gold: str) -> str:  # type: ignore[override]  # as an async actor has it
             return await asyncio.to_thread(super().judge, pred, gold)
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
+    started = not ray.is_initialized()  # other tests leave theirs running
+    if started:
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
     try:
         for judge in (Judge, AsyncJudge):
             actor = ray.remote(judge).options(num_cpus=0.1).remote()
@@ -305,7 +307,8 @@ def test_ray_actor() -> None:
             ray.kill(actor)
             assert _end(pids)
     finally:
-        ray.shutdown()
+        if started:
+            ray.shutdown()
 
 
 def test_interrupted_judge_does_not_leave_its_reply_to_the_next(pool: WorkerPool) -> None:
