@@ -41,6 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side (default %(default)s)")
     parser.add_argument("--prompts", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--samples", type=int, default=8, help="answers to a prompt (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=512, help="sequences decoded at once (default %(default)s)")
     parser.add_argument("--contexts", nargs="*", type=int, default=CONTEXTS, help="of the second table; default: all")
     parser.add_argument("--out", type=Path, help="write all figures and the machine's description as JSON")
     return parser.parse_args()
@@ -86,7 +87,7 @@ def side_process(python: str, side: str, args: argparse.Namespace, size: str, fo
     """What a side measured, run in a process of its own."""
     threads = str(args.threads)
     env = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": str(HERE.parent)}
-    work = {"prompts": args.prompts, "samples": args.samples, "contexts": list(args.contexts)}
+    work = {"prompts": args.prompts, "samples": args.samples, "batch": args.batch, "contexts": list(args.contexts)}
     command = [python, str(HERE / "rollout_sides.py"), side, size, folder, json.dumps(work)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

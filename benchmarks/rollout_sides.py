@@ -8,17 +8,16 @@ from typing import Any
 
 from rollout_workload import VOCAB, Workload, make_model, save
 
-BATCH = 512  # sequences decoded at once, on every side
 ROWS = 16
 STEPS = 24
 
 
-def deltarl(folder: Path, work: Workload, alone: bool = False) -> float:
+def deltarl(folder: Path, work: Workload, batch: int, alone: bool = False) -> float:
     from deltarl.model.checkpoint import load_model
     from deltarl.rollout.engine import Engine
     from deltarl.rollout.params import SamplingParams
 
-    engine = Engine(load_model(folder), max_num_seqs=BATCH, max_model_len=512)
+    engine = Engine(load_model(folder), max_num_seqs=batch, max_model_len=512)
     n = 1 if alone else work.samples
     repeat = work.samples // n
     prompts = [p for p in work.prompts for _ in range(repeat)]
@@ -31,7 +30,7 @@ def deltarl(folder: Path, work: Workload, alone: bool = False) -> float:
     return seconds
 
 
-def transformers(folder: Path, work: Workload) -> float:
+def transformers(folder: Path, work: Workload, batch: int) -> float:
     import torch
     from transformers import KimiLinearForCausalLM, logging
 
@@ -40,19 +39,19 @@ def transformers(folder: Path, work: Workload) -> float:
     model.generation_config.eos_token_id = None
     rows = [(p, m) for p, m in zip(work.prompts, work.limits, strict=True) for _ in range(work.samples)]
     seconds = 0.0
-    for first in range(0, len(rows), BATCH):
-        batch = rows[first : first + BATCH]
-        width = max(len(p) for p, _ in batch)
-        ids = torch.tensor([[0] * (width - len(p)) + p for p, _ in batch])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p, _ in batch])
+    for first in range(0, len(rows), batch):
+        some = rows[first : first + batch]
+        width = max(len(p) for p, _ in some)
+        ids = torch.tensor([[0] * (width - len(p)) + p for p, _ in some])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p, _ in some])
         start = time.process_time()
         with torch.inference_mode():
-            model.generate(ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=max(m for _, m in batch))
+            model.generate(ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=max(m for _, m in some))
         seconds += time.process_time() - start
     return seconds
 
 
-def vllm(folder: Path, work: Workload) -> float:
+def vllm(folder: Path, work: Workload, batch: int) -> float:
     import os
 
     os.environ |= {
@@ -67,7 +66,7 @@ def vllm(folder: Path, work: Workload) -> float:
         str(folder),
         dtype="float32",
         enforce_eager=True,
-        max_num_seqs=BATCH,
+        max_num_seqs=batch,
         max_model_len=512,
         enable_prefix_caching=False,
         skip_tokenizer_init=True,
@@ -119,11 +118,11 @@ def main() -> None:
     else:
         run = {
             "deltarl": deltarl,
-            "deltarl-alone": lambda f, w: deltarl(f, w, alone=True),
+            "deltarl-alone": lambda *x: deltarl(*x, alone=True),
             "transformers": transformers,
             "vllm": vllm,
         }[side]
-        figures = {"tokens": work.tokens, "seconds": run(folder, work)}
+        figures = {"tokens": work.tokens, "seconds": run(folder, work, options["batch"])}
     print(json.dumps(figures))
 
 

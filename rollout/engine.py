@@ -16,7 +16,7 @@ from deltarl.model.cache import PAGE_SIZE, RowState
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.packing import Packing
 from deltarl.model.weights import WeightUpdate
-from deltarl.rollout.outputs import CompletionOutput, FinishReason, RequestOutput
+from deltarl.rollout.outputs import CompletionOutput, RequestOutput
 from deltarl.rollout.pages import Pages, pages_of
 from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.prefix_cache import PrefixCache
@@ -105,8 +105,6 @@ class Engine:
         self._cache = model.new_cache(rows, self.max_model_len, num_pages + 1)
         self._pages = Pages(self._cache.block_table, num_pages + 1)
         self._rows = Rows(decoded, self.max_model_len, model.config.vocab_size, self._cache.length.device)
-        # A row for each sample asked for; those beyond only fill a batch up.
-        self._most_active = max_num_seqs
         self._prompt_rows = list(range(decoded, decoded + prompts))
         self._prompt_logits = torch.zeros(prompts, model.config.vocab_size, device=self._cache.length.device)
         self._prefixes = PrefixCache(prefix_cache_bytes)
@@ -138,8 +136,13 @@ class Engine:
     @torch.inference_mode()
     def abort_request(self, request_id: str) -> None:
         """Ends a request; the next `step` returns what there is of it. Unknown and finished ids are ignored."""
-        if request_id in self._requests:
-            self._take_out(self._requests[request_id], "abort")
+        if request_id not in self._requests:
+            return
+        request = self._requests[request_id]
+        self._take_out(request, keep_state=False)
+        for sample in request.samples:
+            sample.finish_reason = sample.finish_reason or "abort"
+        self._finish(request)
 
     def has_unfinished_requests(self) -> bool:
         return bool(self._requests or self._finished)
@@ -159,15 +162,13 @@ class Engine:
         Samples of the request that have finished are in the output that the next `step` returns, if there are any.
         """
         request = self._requests[request_id]
-        self._take_out(request, None)
-        open_samples = [s for s in request.samples if s.finish_reason is None]
+        self._take_out(request, keep_state=True)
         snapshots = [
             Snapshot(request.prompt, request.params, s.index, s.answer, self.weight_version, s.state)
-            for s in open_samples
+            for s in request.samples
+            if s.finish_reason is None
         ]
         request.samples = [s for s in request.samples if s.finish_reason is not None]
-        self._paused = deque(s for s in self._paused if s.request is not request)
-        self._waiting = deque(p for p in self._waiting if p.request is not request)
         if request.samples:
             self._finish(request)
         else:
@@ -300,7 +301,7 @@ class Engine:
     # ------------------------------------------------------------------------------------------------ admission
 
     def _go_on_with_paused(self) -> None:
-        while self._paused and self._rows.active < self._most_active:
+        while self._paused and self._rows.active < self.max_num_seqs:
             sample = self._paused[0]
             assert sample.state is not None
             row, length = self._rows.active, sample.state.length
@@ -319,7 +320,7 @@ class Engine:
         """Starts samples in free rows; returns the logits `[n, vocab]` that their first tokens are drawn from."""
         logits = []
         prefilled = False
-        while self._rows.active < self._most_active and not self._paused:
+        while self._rows.active < self.max_num_seqs and not self._paused:
             if self._ready:
                 batch = self._fork()
                 if batch is not None:
@@ -338,7 +339,7 @@ class Engine:
         """Gives the samples of ready prompts rows, as far as rows and pages go; None if not even one."""
         samples: list[Sample] = []
         sources, targets, copies = [], [], []
-        begin, room = self._rows.active, self._most_active - self._rows.active
+        begin, room = self._rows.active, self.max_num_seqs - self._rows.active
         while self._ready and len(samples) < room:
             prompt = self._ready[0]
             assert prompt.row is not None
@@ -371,7 +372,7 @@ class Engine:
     def _prefill(self) -> bool:
         """Prefills prompts, or pieces of them, within the token budget; False if there was no room for any."""
         batch: list[tuple[Prompt, int]] = []
-        budget, samples = self.max_prefill_tokens, self._most_active - self._rows.active
+        budget, samples = self.max_prefill_tokens, self.max_num_seqs - self._rows.active
         while self._waiting and budget >= CHUNK_SIZE and samples > 0:
             prompt = self._waiting[0]
             if prompt.row is None and not self._place(prompt):
@@ -511,19 +512,15 @@ class Engine:
             for mover, hole in moved:
                 self._pages.move(mover, hole)
 
-    def _take_out(self, request: Request, reason: FinishReason | None) -> None:
-        """Takes a request out of rows and queues, with states if it may go on; `reason` ends its open samples."""
+    def _take_out(self, request: Request, keep_state: bool) -> None:
+        """Takes a request out of rows and queues; see `_leave`."""
         for prompt in [p for p in (*self._waiting, *self._ready) if p.request is request]:
             self._unprefill(prompt)
         self._waiting = deque(p for p in self._waiting if p.request is not request)
         self._ready = deque(p for p in self._ready if p.request is not request)
         rows = [i for i, s in enumerate(self._rows.samples) if s.request is request]
-        self._leave(rows, keep_state=reason is None)
-        if reason is not None:
-            self._paused = deque(s for s in self._paused if s.request is not request)
-            for sample in request.samples:
-                sample.finish_reason = sample.finish_reason or reason
-            self._finish(request)
+        self._leave(rows, keep_state)
+        self._paused = deque(s for s in self._paused if s.request is not request)
 
     def _take_finished(self) -> list[RequestOutput]:
         done, self._finished = self._finished, []
@@ -542,11 +539,7 @@ class Engine:
 
     def _requeue(self, prompts: list[Prompt]) -> None:
         self._ready = deque(p for p in self._ready if p not in prompts)
-        self._waiting.extend(prompts)
-        self._sort_waiting()
-
-    def _sort_waiting(self) -> None:
-        self._waiting = deque(sorted(self._waiting, key=lambda p: p.request.order))
+        self._waiting = deque(sorted([*self._waiting, *prompts], key=lambda p: p.request.order))
 
     def _sample(
         self, request: Request, index: int, answer: Answer | None = None, state: RowState | None = None

@@ -44,11 +44,7 @@ class Pages:
         """Gives rows the pages that they lack; there must be enough (`wanted`)."""
         lacking = np.flatnonzero(pages_of(lengths) > self._used[rows])
         for i in lacking.tolist():
-            self._extend((rows.start or 0) + i, int(lengths[i]))
-
-    def grow_row(self, row: int, length: int) -> None:
-        """`grow` for one row."""
-        self._extend(row, length)
+            self.grow_row((rows.start or 0) + i, int(lengths[i]))
 
     def fork(self, source: int, target: int) -> tuple[int, int] | None:
         """An empty row shares the full pages of another, and gets one of its own for the tokens on the last page.
@@ -65,7 +61,7 @@ class Pages:
         self._changed.add(target)
         if length % PAGE_SIZE == 0:
             return None
-        self._extend(target, length)
+        self.grow_row(target, length)
         return int(self._table[source, full]), int(self._table[target, full])
 
     def move(self, source: int, target: int) -> None:
@@ -91,7 +87,8 @@ class Pages:
             self._device_table[torch.tensor(rows, device=new.device)] = new
             self._changed.clear()
 
-    def _extend(self, row: int, length: int) -> None:
+    def grow_row(self, row: int, length: int) -> None:
+        """`grow` for one row."""
         used, wanted = int(self._used[row]), int(pages_of(length))
         if wanted > used:
             pages = [self._free.pop() for _ in range(wanted - used)]
