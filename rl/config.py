@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.objectives.config import ObjectiveConfig
 from deltarl.rl.presets import Algorithm, with_preset
 from deltarl.rl.section import Section
@@ -153,6 +154,7 @@ class RewardConfig(Section):
 
 
 class LearnerConfig(ObjectiveConfig):
+    critic: CriticConfig = CriticConfig()
     num_ranks: PositiveInt = 1
     """Data-parallel learner processes. On a CPU, one a core with one thread each: a second thread in one process
     stalls whenever anything else wants its core."""
@@ -175,6 +177,15 @@ class LearnerConfig(ObjectiveConfig):
     """Weight of a supervised loss on worked solutions of the training problems, mixed into every step (PTX)."""
     ptx_batch_size: PositiveInt = 16
     """Worked solutions per optimizer step, if ptx_weight is above 0."""
+
+    @model_validator(mode="after")
+    def _critic_is_used(self) -> "LearnerConfig":
+        if self.baseline != "critic" and self.critic != CriticConfig():
+            raise ValueError(
+                f"learner.critic is set, but learner.baseline = {self.baseline!r} asks none; use algorithm=ppo, or "
+                "leave learner.critic out"
+            )
+        return self
 
 
 class EvalConfig(Section):
@@ -232,16 +243,16 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
         rollout, learner = self.rollout, self.learner
-        if rollout.num_generations < 2 and learner.baseline != "none":
+        if rollout.num_generations < 2 and learner.baseline in ("group", "leave_one_out"):
             raise ValueError(
                 f"rollout.num_generations = {rollout.num_generations}: algorithm = {self.algorithm!r} with "
                 f"learner.baseline = {learner.baseline!r} compares the samples of a group with each other and needs at "
-                "least 2; one sample a problem is enough for algorithm=reinforce_pp"
+                "least 2; one sample a problem is enough for algorithm=ppo and algorithm=reinforce_pp"
             )
-        if rollout.dynamic_sampling and learner.baseline == "none":
+        if rollout.dynamic_sampling and learner.baseline in ("none", "critic"):
             raise ValueError(
-                "rollout.dynamic_sampling drops problems whose samples score alike, but with learner.baseline = 'none' "
-                "they teach too; use baseline=group, or dynamic_sampling=false"
+                "rollout.dynamic_sampling drops problems whose samples score alike, but with learner.baseline = "
+                f"{learner.baseline!r} they teach too; use baseline=group, or dynamic_sampling=false"
             )
         if rollout.max_refills and not rollout.dynamic_sampling:
             raise ValueError(

@@ -6,17 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.batch import TrainerState
-from deltarl.rl.advantages import group_advantages
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig
+from deltarl.rl.credit import assign_credit
 from deltarl.rl.data import batch_indices, epoch_of
 from deltarl.rl.episode_stats import sample_rows, train_metrics
 from deltarl.rl.episodes import Episodes
@@ -104,13 +103,8 @@ class Loop:
     def _learn(self, step: int, episodes: Episodes, prompts: Sequence[int]) -> dict[str, float]:
         """The update of `step`, on the answers to these prompts of the episodes."""
         learner = self.config.learner
-        scores, metrics = episodes.scores[prompts], dict[str, float]()
-        if learner.beta and learner.kl_in == "reward":
-            with self._timed("update"):
-                penalty, metrics = self._kl_penalty(episodes, prompts)
-            scores = scores - penalty
-        advantages = group_advantages(scores, learner.scale_rewards, baseline=learner.baseline)
-        samples = episodes.train_samples(advantages, prompts)
+        with self._timed("update"):
+            samples, metrics = assign_credit(episodes, prompts, learner, self.beta, self.fleets.learner)
         if len(samples) < learner.num_ranks * learner.num_minibatches:
             raise ValueError(
                 f"only {len(samples)} answers of this step have a score; no reward function gave the others one"
@@ -135,20 +129,6 @@ class Loop:
             found[i]
             for i in batch_indices(len(found), learner.ptx_batch_size * learner.num_minibatches, step - 1, order)
         ]
-
-    def _kl_penalty(self, episodes: Episodes, prompts: Sequence[int]) -> tuple[np.ndarray, dict[str, float]]:
-        """What the KL to the reference model takes off the scores `[K, G]` of these prompts' answers, and metrics."""
-        scores = episodes.scores[prompts]
-        answers = episodes.train_samples(np.zeros_like(scores), prompts)
-        ranks = self.config.learner.num_ranks
-        shares = self.fleets.learner.scatter("answer_kl", [(answers[rank::ranks],) for rank in range(ranks)])
-        kl = np.empty(len(answers))
-        for rank, share in enumerate(shares):
-            kl[rank::ranks] = share
-        penalty = np.zeros_like(scores)
-        penalty[~np.isnan(scores)] = self.beta * kl
-        tokens = sum(len(a.completion_ids) for a in answers)
-        return penalty, {"kl/ref": kl.sum() / max(1, tokens), "kl/penalty": self.beta * kl.sum() / max(1, len(kl))}
 
     def _publish(self) -> None:
         """Learner to samplers through the object store; every sampler verifies the checksum of what it loaded."""

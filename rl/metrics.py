@@ -69,6 +69,13 @@ METRICS: dict[str, MetricDoc] = {
     "len/truncated_frac": MetricDoc("Completions cut at the token limit", "fraction", "Length"),
     "loss/policy": MetricDoc("Policy loss that was minimised, mean over the step's updates", "loss", "Policy"),
     "loss/ptx": MetricDoc("Supervised loss on worked solutions per token (learner.ptx_weight)", "nats", "Policy"),
+    "loss/value": MetricDoc("Loss of the critic per token, mean over the step's updates", "reward²", "Critic"),
+    "value/explained_variance": MetricDoc(
+        "Share of the returns' variance that the critic foresaw, before it learned from them", "fraction", "Critic"
+    ),
+    "value/mean": MetricDoc("Mean of the critic's values over tokens", "reward", "Critic"),
+    "value/return_mean": MetricDoc("Mean of the returns over tokens, what the values should be", "reward", "Critic"),
+    "clip/frac_value": MetricDoc("Tokens whose value the clip range keeps from moving further", "fraction", "Critic"),
     "kl/ref": MetricDoc("KL(policy, reference model) per token, by learner.kl_estimator", "nats", "Policy"),
     "kl/beta": MetricDoc("Weight of the KL to the reference model in this step", "1", "Policy"),
     "kl/penalty": MetricDoc("Mean that the KL takes off a completion's reward (kl_in=reward)", "reward", "Policy"),
@@ -89,6 +96,7 @@ METRICS: dict[str, MetricDoc] = {
     ),
     "mismatch/ess_answer": MetricDoc("The same of whole completions' ratios", "fraction", "Mismatch"),
     "optim/grad_norm": MetricDoc("Norm of the gradient before clipping", "norm", "Optimiser"),
+    "optim/critic_grad_norm": MetricDoc("Norm of the critic's gradient before clipping", "norm", "Optimiser"),
     "optim/lr": MetricDoc("Learning rate", "1/update", "Optimiser"),
     "tok_s/rollout": MetricDoc("Completion tokens sampled per second of rollout time", "tokens/s", "Speed"),
     "tok_s/train": MetricDoc("Prompt and completion tokens learned from, per second of update", "tokens/s", "Speed"),

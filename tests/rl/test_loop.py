@@ -23,7 +23,9 @@ from deltarl.rl.fleets import Fleets, scorer_arguments
 from deltarl.rl.learner import Learner
 from deltarl.rl.metrics import MetricsWriter, metric_doc, read_jsonl
 from deltarl.rl.run_eval import evaluate_checkpoint
-from deltarl.rl.run_grpo import main, train
+from deltarl.rl.run_grpo import main
+from deltarl.rl.run_ppo import main as ppo_main
+from deltarl.rl.train import train
 from deltarl.rollout.worker import RolloutWorker
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -292,11 +294,20 @@ IMITATING = (
     *("learner.ptx_weight=0.1", "learner.ptx_batch_size=3", "rollout.max_tokens=20", "learner.correction=token_mask"),
 )
 DYNAMIC = ("algorithm=dapo", "rollout.num_generations=2", "learner.num_minibatches=2")
-
-
-@pytest.fixture(
-    scope="module", params=[KL_IN_REWARD, DYNAMIC, IMITATING], ids=["kl in reward", "dynamic sampling", "imitating"]
+PPO = (
+    *("algorithm=ppo", "learner.beta=0.05", "learner.num_minibatches=2", "rollout.num_generations=1"),
+    *("learner.critic.warmup_updates=2", "learner.critic.lam=0.9", "learner.learning_rate=3e-3"),
 )
+OTHERS = {
+    "kl in reward": KL_IN_REWARD,
+    "dynamic sampling": DYNAMIC,
+    "imitating": IMITATING,
+    "critic": PPO,
+    "critic on the policy's trunk": (*PPO, "learner.critic.trunk=shared"),
+}
+
+
+@pytest.fixture(scope="module", params=OTHERS.values(), ids=OTHERS)
 def other(request, reference, tmp_path_factory) -> RunConfig:
     """A run of another algorithm, from the reference's starting point."""
     config = load_config(TINY, [f"output_dir={tmp_path_factory.mktemp('other')}", *request.param])
@@ -316,6 +327,11 @@ def test_other_algorithms_leave_documented_metrics_and_resume_exactly(other, tmp
         assert len(set(betas)) == len(betas)
         assert [row["kl/ref"] == pytest.approx(0, abs=1e-6) for row in rows] == [True, False, False] * 2
         assert all(row["kl/penalty"] == pytest.approx(row["kl/beta"] * row["kl/ref"] * row["len/mean"]) for row in rows)
+    elif other.algorithm == "ppo":
+        assert [row["kl/ref"] == pytest.approx(0, abs=1e-6) for row in rows] == [True] * 3 + [False] * 3  # warm-up
+        assert rows[0]["value/mean"] == 0 != rows[1]["value/mean"]
+        assert all(row["loss/value"] > 0 for row in rows)
+        assert all(row["value/explained_variance"] <= 1 for row in rows if row["value/explained_variance"] is not None)
     elif other.algorithm == "grpo":
         assert all(row["loss/ptx"] > 0 for row in rows)
         assert all(row["clip/frac_corrected"] == 0 for row in rows)  # our sampler needs no correction
@@ -333,6 +349,15 @@ def test_other_algorithms_leave_documented_metrics_and_resume_exactly(other, tmp
             train(again)
     train(again)
     assert curve(again.run_dir) == curve(other.run_dir)
+
+
+def test_run_ppo_refuses_a_recipe_without_a_critic_and_runs_one_with(reference, tiny, capsys, tmp_path):
+    arguments = ["--config", str(TINY), f"output_dir={tmp_path / 'runs'}", "steps=1"]
+    assert ppo_main(arguments) == 2
+    assert "algorithm = 'grpo' has no critic" in capsys.readouterr().err
+    shutil.copytree(reference.run_dir / "initial", tmp_path / "runs" / "tiny" / "initial")
+    assert ppo_main([*arguments, "algorithm=ppo"]) == 0
+    assert "loss/value" in curve(tmp_path / "runs" / "tiny")[1]
 
 
 def test_dynamic_sampling_learns_from_as_many_informative_groups_as_it_finds(reference, tiny, monkeypatch):
@@ -367,7 +392,7 @@ def test_dynamic_sampling_learns_from_as_many_informative_groups_as_it_finds(ref
         assert all(later != drawn[0][: len(later)] for later in drawn[1:]), "a refill must not draw the same again"
         assert len(samples) == 2 * max(1, found)
         if found:
-            assert all(s.advantage != 0 for s in samples)
+            assert all(s.advantages[0] != 0 for s in samples)
         assert row["group/refills"] == len(rounds) - 1
 
 
@@ -378,7 +403,7 @@ def test_the_kl_of_an_answer_is_taken_off_its_score(reference, tiny, monkeypatch
     update, collect = Learner.update, Collector.collect
 
     def keep(self, share, beta):
-        seen["advantages"] = [s.advantage for minibatch in share for s in minibatch.samples]
+        seen["advantages"] = [s.advantages[0] for minibatch in share for s in minibatch.samples]
         return update(self, share, beta)
 
     def note(self, step):
@@ -386,7 +411,12 @@ def test_the_kl_of_an_answer_is_taken_off_its_score(reference, tiny, monkeypatch
         seen["scores"] = collected.episodes.scores
         return collected
 
-    monkeypatch.setattr(Learner, "answer_kl", lambda self, samples: [float(i) for i in range(len(samples))])
+    # All at one token: it is the sum over an answer that counts.
+    monkeypatch.setattr(
+        Learner,
+        "token_kl",
+        lambda self, samples: [[float(i), *[0.0] * (len(s.completion_ids) - 1)] for i, s in enumerate(samples)],
+    )
     monkeypatch.setattr(Learner, "update", keep)
     monkeypatch.setattr(Collector, "collect", note)
     train(config)
