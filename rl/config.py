@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from deltarl.rl.alerts import AlertConfig
 from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.objectives.config import ObjectiveConfig
 from deltarl.rl.presets import Algorithm, with_preset
@@ -169,6 +170,8 @@ class LearnerConfig(ObjectiveConfig):
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.95, ge=0, lt=1)
     max_grad_norm: PositiveFloat = 1.0
+    max_skipped_steps: PositiveInt = 3
+    """Optimizer steps are left out where loss or gradient are not finite; so many in a row stop the run."""
     max_tokens_per_micro_batch: PositiveInt = 8192
     """Tokens of a forward and backward pass; changes memory and speed, not the gradient."""
     num_minibatches: PositiveInt = 1
@@ -230,6 +233,7 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    alerts: AlertConfig = AlertConfig()
 
     @model_validator(mode="before")
     @classmethod

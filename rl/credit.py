@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,13 +10,7 @@ from deltarl.rl.batch import TrainSample
 from deltarl.rl.config import LearnerConfig
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.gae import explained_variance, gae
-
-
-class Ranks(Protocol):
-    """Of the learner; `actor.Gang` is one."""
-
-    def scatter(self, method: str, args: Sequence[tuple[Any, ...]]) -> list[Any]: ...
-
+from deltarl.rl.stages import Ranks
 
 Credited = tuple[list[TrainSample], dict[str, float]]
 """Answers with their advantages, and metrics."""

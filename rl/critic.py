@@ -46,14 +46,19 @@ class Critic:
         """`[n]` the value of the state before each completion token; only with a trunk of its own."""
         return _values(self.module, batch)
 
-    def accumulate(self, minibatch: Minibatch, max_tokens_per_micro_batch: int, stats: UpdateStats) -> None:
-        """Adds up the gradient of one minibatch; only with a trunk of its own."""
+    def accumulate(self, minibatch: Minibatch, max_tokens_per_micro_batch: int, stats: UpdateStats) -> Tensor:
+        """Adds up the gradient of one minibatch, and returns this rank's part of its loss; only with a trunk of its
+        own."""
         assert self._model is not None
+        minimised = torch.zeros((), device=self._accelerator.device)
         runs = micro_batches(minibatch.samples, max_tokens_per_micro_batch)
         for i, run in enumerate(runs):
             with nullcontext() if i == len(runs) - 1 else self._accelerator.no_sync(self._model):
                 batch = PackedBatch.pack(run, self._accelerator.device)
-                self._accelerator.backward(self.loss(_values(self._model, batch), batch, minibatch, stats))
+                loss = self.loss(_values(self._model, batch), batch, minibatch, stats)
+                self._accelerator.backward(loss)
+            minimised += loss.detach()
+        return minimised
 
     def loss(self, values: Tensor, batch: PackedBatch, minibatch: Minibatch, stats: UpdateStats) -> Tensor:
         """What a micro-batch adds to the loss of the minibatch."""
@@ -76,7 +81,7 @@ class Critic:
         """Writes weights and optimizer into a folder of its own below `folder`."""
         (folder / FOLDER).mkdir()
         save_file({name: x.contiguous() for name, x in self.module.state_dict().items()}, folder / FOLDER / TENSORS)
-        save_optimizer(folder / FOLDER, self.module, self.optimizer.optimizer, self._scheduler, 0)
+        save_optimizer(folder / FOLDER, self.module, self.optimizer.optimizer, self._scheduler, {})
 
     def load(self, folder: Path) -> None:
         self.module.load_state_dict(load_file(folder / FOLDER / TENSORS))

@@ -56,6 +56,7 @@ class Learner:
             raise ValueError("learner.aggregation = 'constant' divides by the longest possible answer: give max_tokens")
         self.max_tokens = max_tokens or 0
         self.config, self.temperature, self.version = config, temperature, 0
+        self.skipped = 0  # optimizer steps in a row
         model = load_model(model_path)
         unused = "sparse" in mlp_kinds(model.config)  # an expert may get no token
         ddp = DistributedDataParallelKwargs(find_unused_parameters=unused)
@@ -89,7 +90,8 @@ class Learner:
             Metrics of the whole batch, the same on every rank.
 
         Raises:
-            FloatingPointError: the gradient is not finite; the weights are as before that step.
+            FloatingPointError: loss or gradient were not finite in `config.max_skipped_steps` optimizer steps in a
+                row. The weights are as before these; such a step is left out.
         """
         self.model.train()
         stats = UpdateStats()
@@ -100,10 +102,10 @@ class Learner:
         for i, minibatch in enumerate(minibatches):
             if self.config.ptx_weight:
                 self._imitate(minibatch, stats)
-            self._accumulate(minibatch, stats, beta, on_policy=i == 0)
+            loss = self._accumulate(minibatch, stats, beta, on_policy=i == 0)
             if self.critic is not None and self.critic.has_trunk:
-                self.critic.accumulate(minibatch, self.config.max_tokens_per_micro_batch, stats)
-            self._step(stats)
+                loss += self.critic.accumulate(minibatch, self.config.max_tokens_per_micro_batch, stats)
+            self._step(loss, stats)
         self.version += 1
         if self.config.reference_interval and self.version % self.config.reference_interval == 0:
             assert self.reference is not None  # ObjectiveConfig sees to it
@@ -118,6 +120,14 @@ class Learner:
             sampler = batch.sampler_logprobs
             kl += _by_answer(kl_estimate(self.config.kl_estimator, sampler, logprobs, sampler), batch)
         return kl
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
+        """Log-probability of each token of each answer under the policy as it is now."""
+        return [
+            part
+            for batch, logprobs in self._without_gradient(self._unwrapped(), samples)
+            for part in _by_answer(logprobs, batch)
+        ]
 
     @torch.no_grad()
     def values(self, samples: Sequence[TrainSample]) -> list[list[float]]:
@@ -142,7 +152,7 @@ class Learner:
             self._unwrapped().save_pretrained(folder)
             if self.reference is not None and self.config.reference_interval:
                 self.reference.save_pretrained(folder / REFERENCE)
-            save_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler, self.version)
+            save_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler, self._counters())
             if self.critic is not None:
                 self.critic.save(folder)
 
@@ -151,36 +161,51 @@ class Learner:
         self._unwrapped().load_state_dict(load_model(folder).state_dict())
         if self.reference is not None and self.config.reference_interval:
             self.reference.load_state_dict(load_model(folder / REFERENCE).state_dict())
-        self.version = load_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler)
+        state = load_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler)
+        self.version, self.skipped = state["version"], state["skipped"]
         if self.critic is not None:
             self.critic.load(folder)
 
-    def _step(self, stats: UpdateStats) -> None:
-        """One step along the gradients there are, and none left."""
-        norm = self.accelerator.clip_grad_norm_(self._unwrapped().parameters(), self.config.max_grad_norm)
-        critic_norm = self.critic.clip_gradient() if self.critic is not None else None
-        if not torch.isfinite(norm):
-            self.optimizer.zero_grad()
-            raise FloatingPointError(
-                f"the gradient norm of update {self.version + 1} is {norm.item()}; lower learner.learning_rate, "
-                "or resume from the last checkpoint with another seed"
-            )
-        stats.add_step(float(norm), self.scheduler.get_last_lr()[0])
-        if self.critic is None or self.version >= self.config.critic.warmup_updates:
-            self.optimizer.step()
-            self.scheduler.step()
-        self.optimizer.zero_grad()
-        if self.critic is not None and critic_norm is not None:
-            stats.add_critic_step(float(critic_norm))
-            self.critic.step()
-            self.critic.optimizer.zero_grad()
+    def _counters(self) -> dict[str, int]:
+        return {"version": self.version, "skipped": self.skipped}
 
-    def _accumulate(self, minibatch: Minibatch, stats: UpdateStats, beta: float, on_policy: bool) -> None:
+    def _step(self, loss: Tensor, stats: UpdateStats) -> None:
+        """One step along the gradients there are, and none left; without the step, if they or `loss` are not finite."""
+        norm = self.accelerator.clip_grad_norm_(self._unwrapped().parameters(), self.config.max_grad_norm)
+        critic_norm = torch.zeros_like(norm) if self.critic is None else self.critic.clip_gradient()
+        # All ranks must agree. They have the same gradient, but each its own share of the loss.
+        if bool(torch.isfinite(self.accelerator.reduce(loss, "sum") + norm + critic_norm)):
+            self.skipped = 0
+            stats.add_step(float(norm), self.scheduler.get_last_lr()[0])
+            if self.critic is None or self.version >= self.config.critic.warmup_updates:
+                self.optimizer.step()
+                self.scheduler.step()
+            if self.critic is not None:
+                stats.add_critic_step(float(critic_norm))
+                self.critic.step()
+        else:
+            self.skipped += 1
+            stats.add_skipped_step(self.scheduler.get_last_lr()[0])
+        self.optimizer.zero_grad()
+        if self.critic is not None:
+            self.critic.optimizer.zero_grad()
+        if self.skipped >= self.config.max_skipped_steps:
+            raise FloatingPointError(
+                f"loss or gradient were not finite in {self.skipped} optimizer steps in a row, the last in update "
+                f"{self.version + 1} (loss {float(loss)}, gradient norm {float(norm)}); lower learner.learning_rate, "
+                "or resume from an earlier checkpoint with another seed"
+            )
+
+    def _accumulate(self, minibatch: Minibatch, stats: UpdateStats, beta: float, on_policy: bool) -> Tensor:
         """Adds up the gradient of one minibatch; ranks exchange it once, in the last backward pass.
 
         Args:
             on_policy: the weights are still those the iteration started with.
+
+        Returns:
+            This rank's part of the loss.
         """
+        minimised = torch.zeros((), device=self.accelerator.device)
         kind, corrects = self.config.aggregation, self.config.correction != "none"
         divided_by = divisor(kind, minibatch.global_tokens, minibatch.global_answers, self.max_tokens)
         # Ranks average their gradients; times their number makes it the sum the global mean needs.
@@ -204,9 +229,11 @@ class Learner:
                 if out.state_values is not None and self.critic is not None:
                     total = total + self.critic.loss(out.state_values.squeeze(0), batch, minibatch, stats)
                 self.accelerator.backward(total)
+            minimised += total.detach()
             stats.add_tokens(terms, loss, entropy)
             if on_policy or corrects:
                 stats.add_mismatch(start - batch.sampler_logprobs, batch.lengths)
+        return minimised
 
     def _imitate(self, minibatch: Minibatch, stats: UpdateStats) -> None:
         """Adds the gradient of the supervised loss: minus the mean log-probability of the solutions' tokens (PTX of
@@ -228,11 +255,7 @@ class Learner:
 
     def _with_old_logprobs(self, minibatch: Minibatch) -> Minibatch:
         """The minibatch with the current weights' log-probabilities as the old ones."""
-        old = [
-            part
-            for batch, logprobs in self._without_gradient(self._unwrapped(), minibatch.samples)
-            for part in _by_answer(logprobs, batch)
-        ]
+        old = self.logprobs(minibatch.samples)
         samples = [replace(s, old_logprobs=o) for s, o in zip(minibatch.samples, old, strict=True)]
         return replace(minibatch, samples=samples)
 

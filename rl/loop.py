@@ -11,6 +11,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.batch import TrainerState
+from deltarl.rl.alerts import LOOK_AT, Watch
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.collect import Collector
@@ -21,9 +22,10 @@ from deltarl.rl.episode_stats import sample_rows, train_metrics
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.evaluate import eval_metrics, evaluate
 from deltarl.rl.fleets import Fleets
-from deltarl.rl.metrics import MetricsWriter, SampleWriter, truncate_after
+from deltarl.rl.metrics import METRICS_FILE, MetricsWriter, SampleWriter, read_jsonl, truncate_after
 from deltarl.rl.objectives.kl import adapted_beta
 from deltarl.rl.problem_set import ProblemSet
+from deltarl.rl.sanity import sanity_report
 from deltarl.rl.stages import FleetSampler, FleetScorer
 from deltarl.rollout.rng import derive_seed
 
@@ -52,6 +54,7 @@ class Loop:
         self.beta = config.learner.beta
         self.seconds_before, self.started = 0.0, time.monotonic()
         self.times: dict[str, float] = {}
+        self.watch = Watch(config.alerts)
         self.first_step = self._resume(run_dir)
         # The last step that changed the weights, whose rows are written, and that has a checkpoint.
         self.weights_step = self.logged_step = self.saved_step = self.first_step - 1
@@ -66,6 +69,7 @@ class Loop:
         """
         try:
             if self.first_step == 1:
+                self._show_one_problem()
                 self._log(0, self._evaluate(0))
             steps = range(self.first_step, self.config.steps + 1)
             bar = tqdm(steps, initial=self.first_step - 1, total=self.config.steps, unit="step", disable=None)
@@ -92,6 +96,10 @@ class Loop:
             if step % config.eval.interval == 0 or step == config.steps:
                 row |= self._evaluate(step)
         self.tokens_total += row["tokens/completion"]
+        alerts, new = self.watch.look(row)
+        for alert in new:
+            log.warning("ALERT at step %d: %s. %s", step, alert.found, LOOK_AT[alert.name])
+        row |= alerts
         self._log(step, row, bar)
         self.samples.log(sample_rows(episodes, step, "train", config.logging.samples_per_step))
         self.logged_step = step
@@ -99,6 +107,11 @@ class Loop:
             # After the rows it vouches for are on disk; its time is therefore logged with the next step.
             with self._timed("checkpoint"):
                 self._save(step)
+
+    def _show_one_problem(self) -> None:
+        stages = self.sampler, self.scorer, self.fleets.learner
+        for line in sanity_report(self.config, self.tokenizer, self.problems.train[0], *stages):
+            log.log(logging.WARNING if line.startswith("WARNING") else logging.INFO, line)
 
     def _learn(self, step: int, episodes: Episodes, prompts: Sequence[int]) -> dict[str, float]:
         """The update of `step`, on the answers to these prompts of the episodes."""
@@ -189,6 +202,7 @@ class Loop:
                 truncate_after(run_dir / name, int(state["step"]) if checkpoint else -1)
         if checkpoint is None:
             return 1
+        self.watch.replay(read_jsonl(run_dir / METRICS_FILE))
         log.info("resuming after step %d", state["step"])
         self.tokens_total, self.seconds_before = state["tokens_total"], state["seconds"]
         self.restarts_before, self.beta = state["restarts"], state["beta"]

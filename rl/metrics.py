@@ -97,6 +97,7 @@ METRICS: dict[str, MetricDoc] = {
     "mismatch/ess_answer": MetricDoc("The same of whole completions' ratios", "fraction", "Mismatch"),
     "optim/grad_norm": MetricDoc("Norm of the gradient before clipping", "norm", "Optimiser"),
     "optim/critic_grad_norm": MetricDoc("Norm of the critic's gradient before clipping", "norm", "Optimiser"),
+    "optim/skipped": MetricDoc("Optimizer steps left out, loss or gradient not being finite", "count", "Optimiser"),
     "optim/lr": MetricDoc("Learning rate", "1/update", "Optimiser"),
     "tok_s/rollout": MetricDoc("Completion tokens sampled per second of rollout time", "tokens/s", "Speed"),
     "tok_s/train": MetricDoc("Prompt and completion tokens learned from, per second of update", "tokens/s", "Speed"),
@@ -113,6 +114,12 @@ METRICS: dict[str, MetricDoc] = {
     "weights/version": MetricDoc("Version of the weights after this step", "count", "Progress"),
     "worker/restarts": MetricDoc("Workers restarted since the run started", "count", "Progress"),
     "data/epoch": MetricDoc("Passes over the training problems so far", "epochs", "Progress"),
+    "alert/entropy": MetricDoc(
+        "1 while entropy is far below where it started (alerts.entropy_share)", "0 or 1", "Alerts"
+    ),
+    "alert/reward": MetricDoc("1 while the reward is far below its best (alerts.reward_drop)", "0 or 1", "Alerts"),
+    "alert/mismatch": MetricDoc("1 where sampler and learner disagree (alerts.mismatch_k3)", "0 or 1", "Alerts"),
+    "alert/skipped": MetricDoc("1 where an optimizer step was left out", "0 or 1", "Alerts"),
     "sft/loss": MetricDoc("Warm start: cross-entropy per completion token", "nats", "Warm start"),
     "sft/token_accuracy": MetricDoc("Warm start: completion tokens the model ranks first", "fraction", "Warm start"),
 }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
+from deltarl.rl.alerts import LOOK_AT
 from deltarl.rl.report_charts import Row, column
 
 
@@ -27,6 +28,7 @@ def build_tiles(rows: Sequence[Row]) -> list[Tile]:
         _tokens(rows),
         _mismatch(rows),
         _restarts(rows),
+        *_alerts(rows),
     )
     return [tile for tile in tiles if tile is not None]
 
@@ -85,6 +87,16 @@ def _mismatch(rows: Sequence[Row]) -> Tile | None:
 def _restarts(rows: Sequence[Row]) -> Tile | None:
     values = _values(rows, "worker/restarts")
     return Tile("Worker restarts", f"{max(values):,.0f}", "since the run started") if values else None
+
+
+def _alerts(rows: Sequence[Row]) -> list[Tile]:
+    """One tile for each alert there was, with what to look at."""
+    tiles = []
+    for name, look_at in LOOK_AT.items():
+        steps = [row["step"] for row in rows if row.get(f"alert/{name}")]
+        if steps:
+            tiles.append(Tile(f"Alert: {name}", f"step {steps[0]:,}", f"at {len(steps):,} steps. {look_at}", "", "bad"))
+    return tiles
 
 
 def _percent(value: float) -> str:

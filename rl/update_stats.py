@@ -19,7 +19,7 @@ class UpdateStats:
         self._divisor = 0
         self._norms: list[float] = []
         self._critic_norms: list[float] = []
-        self._lr = 0.0
+        self._lr, self._skipped = 0.0, 0
 
     def add_minibatch(self, divisor: int) -> None:
         """`divisor`: what the loss of the minibatch is divided by, over all ranks."""
@@ -74,6 +74,10 @@ class UpdateStats:
     def add_critic_step(self, grad_norm: float) -> None:
         self._critic_norms.append(grad_norm)
 
+    def add_skipped_step(self, lr: float) -> None:
+        self._skipped += 1
+        self._lr = lr
+
     def add_step(self, grad_norm: float, lr: float) -> None:
         self._norms.append(grad_norm)
         self._lr = lr
@@ -99,8 +103,8 @@ class UpdateStats:
             valued = total.pop("value/tokens")
             loss |= {name: total.pop(name) / valued for name in ("loss/value", "clip/frac_value")}
         means = {name: x / (compared if name.startswith("mismatch/") else tokens) for name, x in total.items()}
-        norm = sum(self._norms) / len(self._norms)
-        step = {"optim/grad_norm": norm, "optim/lr": self._lr}
+        norm = sum(self._norms) / len(self._norms) if self._norms else float("nan")
+        step = {"optim/grad_norm": norm, "optim/lr": self._lr, "optim/skipped": float(self._skipped)}
         if self._critic_norms:
             step["optim/critic_grad_norm"] = sum(self._critic_norms) / len(self._critic_norms)
         return loss | means | ess | dict(zip(self._maxima, largest, strict=True)) | step

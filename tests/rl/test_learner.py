@@ -156,13 +156,45 @@ def test_learning_rate_schedule(learner, samples, schedule, expected):
     assert rates == pytest.approx([1e-3 * x for x in expected], rel=1e-5)
 
 
-def test_a_gradient_that_is_not_finite_is_refused_and_leaves_the_weights(learner, samples):
+def poisoned(samples) -> list[TrainSample]:
+    return [*samples[:3], with_advantage(samples[3], float("nan"))]
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_and_leaves_the_weights(learner, samples):
     one = learner()
     before = state(one)
-    with pytest.raises(FloatingPointError, match="gradient norm of update 1 is nan"):
-        update(one, [*samples[:3], with_advantage(samples[3], float("nan"))])
+    metrics = update(one, poisoned(samples))
+    assert metrics["optim/skipped"] == 1
+    assert np.isnan(metrics["optim/grad_norm"])
     assert all(torch.equal(x, before[name]) for name, x in state(one).items())
-    assert update(one, samples)["kl/old"] < 1e-8  # nothing of the bad gradient is left either
+    assert one.scheduler.last_epoch == 0
+    after = update(one, samples)
+    assert after["kl/old"] < 1e-8  # nothing of the bad gradient is left either
+    assert after["optim/skipped"] == 0
+
+
+def test_a_loss_that_is_not_finite_is_left_out_though_its_gradient_is(learner, samples, monkeypatch):
+    """The straight-through estimate has the value of k3, which overflows, and the gradient of k2."""
+    one = learner(beta=0.1, kl_estimator="k3_straight_through")
+    monkeypatch.setattr(one, "_reference_logprobs", lambda batch: torch.full_like(batch.sampler_logprobs, 1e3))
+    before = state(one)
+    assert update(one, samples)["optim/skipped"] == 1
+    assert all(torch.equal(x, before[name]) for name, x in state(one).items())
+
+
+def test_so_many_bad_steps_in_a_row_stop_the_run_also_across_a_reload(learner, samples, tmp_path):
+    one = learner(max_skipped_steps=3)
+    for _ in range(2):  # a good step in between starts the count anew
+        update(one, poisoned(samples))
+        update(one, poisoned(samples))
+        update(one, samples)
+    update(one, poisoned(samples))
+    one.save(tmp_path)
+    resumed = learner(max_skipped_steps=3)
+    resumed.load(tmp_path)
+    update(resumed, poisoned(samples))
+    with pytest.raises(FloatingPointError, match=r"3 optimizer steps in a row, the last in update 9 \(loss nan"):
+        update(resumed, poisoned(samples))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])

@@ -171,3 +171,13 @@ def test_a_checkpoint_with_a_critic_is_still_a_policy(learner, answers, tmp_path
     update(one, answers)
     one.save(tmp_path)
     assert same(dict(load_model(tmp_path).state_dict()), policy_of(one))
+
+
+def test_a_return_that_is_not_finite_leaves_policy_and_critic(learner, answers):
+    one = learner()
+    start, critic = policy_of(one), critic_of(one)
+    broken = replace(answers[0], returns=[float("inf")] * len(answers[0].completion_ids))
+    assert update(one, [broken, *answers[1:]])["optim/skipped"] == 1
+    assert same(policy_of(one), start)
+    assert same(critic_of(one), critic)
+    assert update(one, answers)["optim/critic_grad_norm"] > 0

@@ -15,6 +15,7 @@ from deltarl.reward.plugin import RewardPluginError
 from deltarl.reward.rewards import Scorer
 from deltarl.rl import fleets, loop
 from deltarl.rl.advantages import group_advantages
+from deltarl.rl.alerts import LOOK_AT, AlertConfig
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.cli import load_config
 from deltarl.rl.collect import Collector
@@ -138,6 +139,30 @@ def test_the_same_seed_gives_the_same_curve_warm_start_included(reference, tiny)
     assert sft[0] == sft[1]
 
 
+def test_the_log_shows_what_the_model_sees_before_the_first_step_alone(again, caplog):
+    train(again.model_copy(update={"steps": 2}))
+    assert caplog.text.count("what the model sees, for training problem 0") == 1
+    assert caplog.text.index("what the model sees") < caplog.text.index("held-out pass@1")
+    caplog.clear()
+    train(again.model_copy(update={"steps": 2}))
+    assert "what the model sees" not in caplog.text
+
+
+def test_alerts_are_logged_once_and_stay_in_the_metrics_also_after_a_resume(reference, again, monkeypatch, caplog):
+    config = again.model_copy(update={"alerts": AlertConfig(window=1, reward_drop=1e-9)})
+    with monkeypatch.context() as patch:
+        kill_when(patch, MetricsWriter, "log", lambda self, step, row: step == 5, True)
+        with pytest.raises(Killed):
+            train(config)
+    train(config)
+    rows = curve(config.run_dir)[1:]
+    rewards = [row["reward/mean"] for row in rows]
+    expected = [r < max(rewards[: i + 1]) for i, r in enumerate(rewards)]
+    assert [row["alert/reward"] == 1 for row in rows] == expected
+    assert any(expected[4:]), "or a resume could not be told from a new start"
+    assert LOOK_AT["reward"] in caplog.text
+
+
 def test_another_seed_gives_another_curve(reference, tiny):
     config = tiny("seed=4", "steps=1")
     shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
@@ -215,13 +240,13 @@ calls = []
 
 def raising(completions, **columns):
     calls.append(1)
-    if len(calls) > 2:
+    if len(calls) > 3:  # the look before the run, the first evaluation, the first step
         raise KeyError("no such thing")
     return [0.0] * len(completions)
 
 def short(completions, **columns):
     calls.append(1)
-    return [0.0] * (len(completions) - (len(calls) > 2))
+    return [0.0] * (len(completions) - (len(calls) > 3))
 
 def at_once(completions, **columns):
     raise TypeError("not like this")
