@@ -108,7 +108,7 @@ def _fields(path: Sequence[Any]) -> list[str]:
     """Names of the fields of the section at `path`."""
     section: Any = RunConfig
     for part in path:
-        if isinstance(part, int):  # an index into a list of sections, whose type was already found
+        if part not in section.model_fields:  # an index or a name within sections, whose type was already found
             continue
         section = _section_type(section.model_fields[part].annotation)
     return list(section.model_fields)
@@ -117,4 +117,4 @@ def _fields(path: Sequence[Any]) -> list[str]:
 def _section_type(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(t for t in map(_section_type, annotation.__args__) if t)
+    return next((t for t in map(_section_type, getattr(annotation, "__args__", ())) if t), None)

@@ -5,7 +5,7 @@ overrides them.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -78,6 +78,8 @@ class DataConfig(Section):
     train: SourceConfig
     test: SourceConfig
     """Held-out problems. Generated train and test problems never overlap, whatever the seeds."""
+    more_tests: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], SourceConfig] = Field(default={})
+    """Further held-out sets by name, e.g. {amc: {path: amc.jsonl}}; their metrics are eval/{name}/..."""
     prompt_template: str | None = None
     """Jinja template with {{ problem }}; null is the tokenizer's chat template."""
     system_prompt: str | None = None
@@ -195,8 +197,9 @@ class EvalConfig(Section):
     interval: PositiveInt = 20
     """Steps between evaluations; there is one before the first step and one after the last."""
     num_problems: PositiveInt = 128
+    """Of data.test; at most so many of each of data.more_tests."""
     num_samples: PositiveInt = 4
-    """k: samples per problem, for pass@1 (their mean) and pass@k (any right)."""
+    """k: samples per problem, for pass@1 (their mean, also known as avg@k), pass@k (any right), maj@k (most agree)."""
     temperature: NonNegativeFloat = 1.0
 
 

@@ -20,7 +20,7 @@ from deltarl.rl.credit import assign_credit
 from deltarl.rl.data import batch_indices, epoch_of
 from deltarl.rl.episode_stats import sample_rows, train_metrics
 from deltarl.rl.episodes import Episodes
-from deltarl.rl.evaluate import eval_metrics, evaluate
+from deltarl.rl.evaluate import MAIN, eval_metrics, evaluate
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.metrics import METRICS_FILE, MetricsWriter, SampleWriter, read_jsonl, truncate_after
 from deltarl.rl.objectives.kl import adapted_beta
@@ -49,7 +49,6 @@ class Loop:
         self.sampler, self.scorer = FleetSampler(fleets.rollout), FleetScorer(fleets.reward)
         self.collector = Collector(config, problems.train, tokenizer, self.sampler, self.scorer, self._timed)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep)
-        self.stop_token_ids = (int(tokenizer.eos_token_id),)
         self.tokens_total, self.restarts_before = 0.0, 0.0
         self.beta = config.learner.beta
         self.seconds_before, self.started = 0.0, time.monotonic()
@@ -149,19 +148,16 @@ class Loop:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         with self._timed("eval"):
-            episodes = evaluate(
-                self.problems.test,
-                self.config.eval,
-                max_tokens=self.config.rollout.max_tokens,
-                stop_token_ids=self.stop_token_ids,
-                seed=self.config.seed,
+            found = evaluate(
+                self.problems.tests,
+                self.config,
                 tokenizer=self.tokenizer,
                 sampler=self.sampler,
                 scorer=self.scorer,
                 state=TrainerState(step, self.config.steps),
             )
-        self.samples.log(sample_rows(episodes, step, "eval", 4 * self.config.logging.samples_per_step))
-        metrics = eval_metrics(episodes)
+            metrics = eval_metrics(found, self.config.reward.timeout)
+        self.samples.log(sample_rows(found[MAIN], step, "eval", 4 * self.config.logging.samples_per_step))
         log.info("step %d: held-out pass@1 %.3f", step, metrics["eval/pass@1"])
         return metrics
 

@@ -27,12 +27,19 @@ class DataError(ValueError):
 class ProblemSet:
     train: Prompts
     test: Prompts
+    more_tests: dict[str, Prompts] = field(default_factory=dict)
+    """Held-out problems beside `test`, by the name of their set."""
     solutions: list[TrainSample] = field(default_factory=list)
     """Worked solutions of training problems, if the learner imitates some (learner.ptx_weight)."""
 
+    @property
+    def tests(self) -> dict[str, Prompts]:
+        """All held-out problems by the name of their set, "" for `test`."""
+        return {"": self.test, **self.more_tests}
+
     @classmethod
     def load(cls, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> "ProblemSet":
-        """Loads both splits.
+        """Loads all splits.
 
         Raises:
             DataError: no answer the verifier can read, fewer problems or worked solutions than are used at once, a
@@ -48,10 +55,15 @@ class ProblemSet:
             if len(prompts) < need:
                 raise DataError(f"data.{name} has {len(prompts)} problems and {need} are used at once")
         test = test[: config.eval.num_problems]
+        more = {
+            name: _encode(config, source, "test", tokenizer, name)[: config.eval.num_problems]
+            for name, source in config.data.more_tests.items()
+        }
         if any(f.function == MATH for f in config.reward.functions):
-            _check_golds(train + test, config)
-        log.info("problems: %d to train on, %d held out", len(train), len(test))
-        return cls(train, test, _solutions(train, tokenizer, config) if config.learner.ptx_weight else [])
+            _check_golds([*train, *test, *(p for found in more.values() for p in found)], config)
+        held_out = "".join(f", {len(found)} of {name}" for name, found in more.items())
+        log.info("problems: %d to train on, %d held out%s", len(train), len(test), held_out)
+        return cls(train, test, more, _solutions(train, tokenizer, config) if config.learner.ptx_weight else [])
 
 
 def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[dict[str, str]]:
@@ -90,7 +102,9 @@ def _solutions(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, config: Run
     return found
 
 
-def _encode(config: RunConfig, source: SourceConfig, split: Split, tokenizer: PreTrainedTokenizerBase) -> Prompts:
+def _encode(
+    config: RunConfig, source: SourceConfig, split: Split, tokenizer: PreTrainedTokenizerBase, name: str | None = None
+) -> Prompts:
     if source.problems is not None:
         examples = from_problems(generate(source.problems, split, source.num_problems, config.seed))
     else:
@@ -107,7 +121,8 @@ def _encode(config: RunConfig, source: SourceConfig, split: Split, tokenizer: Pr
             on_long=config.data.on_long_prompt,
         )
     except ValueError as error:
-        raise DataError(f"data.{split}: {error}") from error
+        where = split if name is None else f"more_tests.{name}"
+        raise DataError(f"data.{where}: {error}") from error
 
 
 def _check_golds(prompts: Prompts, config: RunConfig) -> None:

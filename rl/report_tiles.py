@@ -1,5 +1,6 @@
 """The headline numbers at the top of the report."""
 
+import re
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
@@ -34,7 +35,7 @@ def build_tiles(rows: Sequence[Row]) -> list[Tile]:
 
 
 def _first_pass_metric(rows: Sequence[Row]) -> str:
-    names = {name for row in rows for name in row if name.startswith("eval/pass@")}
+    names = {name for row in rows for name in row if re.fullmatch(r"eval/pass@\d+", name)}
     return min(names, key=lambda name: int(name.partition("@")[2]), default="eval/pass@1")
 
 

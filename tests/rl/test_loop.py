@@ -19,7 +19,7 @@ from deltarl.rl.alerts import LOOK_AT, AlertConfig
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.cli import load_config
 from deltarl.rl.collect import Collector
-from deltarl.rl.config import RunConfig
+from deltarl.rl.config import RunConfig, SourceConfig
 from deltarl.rl.fleets import Fleets, scorer_arguments
 from deltarl.rl.learner import Learner
 from deltarl.rl.metrics import MetricsWriter, metric_doc, read_jsonl
@@ -224,6 +224,18 @@ def test_run_eval_repeats_the_last_evaluation_of_the_run(reference):
     found = evaluate_checkpoint(reference)
     assert Path(found.pop("checkpoint")).name == "step_000006"
     assert found == {name: x for name, x in last.items() if name.startswith("eval/")}
+
+
+def test_several_test_sets_are_evaluated_and_leave_the_run_as_it_was(reference, again):
+    more = {"hard": SourceConfig(problems=[{"family": "arithmetic", "level": 2}], num_problems=3)}
+    config = again.model_copy(update={"data": again.data.model_copy(update={"more_tests": more})})
+    train(config)
+    rows = curve(config.run_dir)
+    assert [row["step"] for row in rows if "eval/hard/pass@1" in row] == [0, 3, 6]
+    assert [{k: x for k, x in row.items() if "/hard/" not in k} for row in rows] == curve(reference.run_dir)
+    for name in rows[0].keys() - {"step"}:
+        metric_doc(name)
+    assert evaluate_checkpoint(config)["eval/hard/pass@2"] == rows[-1]["eval/hard/pass@2"]
 
 
 def test_run_eval_without_a_checkpoint_says_so(tiny):

@@ -42,6 +42,20 @@ def test_generated_splits_have_nothing_in_common(tiny):
     assert not {p.text for p in problems.train} & {p.text for p in problems.test}
 
 
+def test_further_test_sets_are_loaded_by_name_and_cut_to_what_is_used(load, tmp_path):
+    path = tmp_path / "test.jsonl"
+    problems = load(
+        GOOD, "eval.num_problems=5", f"data.more_tests={{hard: {{path: {path}}}, few: {{path: {path}, limit: 2}}}}"
+    )
+    assert {name: len(found) for name, found in problems.tests.items()} == {"": 5, "hard": 5, "few": 2}
+
+
+def test_a_further_test_set_that_cannot_be_used_is_named(load, tmp_path):
+    (tmp_path / "long.jsonl").write_text(json.dumps({"problem": "1" * 99, "answer": "1"}))
+    with pytest.raises(DataError, match=r"data\.more_tests\.long: row 0: the prompt has"):
+        load(GOOD, f"data.more_tests={{long: {{path: {tmp_path / 'long.jsonl'}}}}}")
+
+
 def test_answers_the_verifier_cannot_read_are_reported_with_the_first_of_them(load, caplog):
     bad = [GOOD[0], {"problem": "odd", "answer": "\\frac{1}{"}, *GOOD[1:]]
     with caplog.at_level(logging.WARNING):
