@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from deltarl.rl.section import Section
 
@@ -27,5 +27,16 @@ class CriticConfig(Section):
     """Updates of linear learning-rate warm-up."""
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
+    epochs: PositiveInt = 1
+    """Passes over each batch; the policy makes one. More than one needs a trunk of its own."""
     warmup_updates: NonNegativeInt = 0
     """Steps at the start in which only the critic learns, from the starting policy's answers."""
+
+    @model_validator(mode="after")
+    def _shared_trunk_learns_once(self) -> "CriticConfig":
+        if self.trunk == "shared" and self.epochs > 1:
+            raise ValueError(
+                f"learner.critic.epochs = {self.epochs} would move the policy too, whose trunk the critic shares; use "
+                "trunk=own, or epochs=1"
+            )
+        return self

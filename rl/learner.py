@@ -83,7 +83,8 @@ class Learner:
         """One optimizer step per minibatch.
 
         Args:
-            minibatches: this rank's share of each, at least one sample.
+            minibatches: this rank's share of each, at least one sample. A critic with a trunk of its own may pass over
+                them again.
             beta: weight of the KL in this update, if it is not `config.beta`.
 
         Returns:
@@ -94,6 +95,7 @@ class Learner:
                 row. The weights are as before these; such a step is left out.
         """
         self.model.train()
+        minibatches = list(minibatches)
         stats = UpdateStats()
         beta = self.config.beta if beta is None else beta
         if self.config.correction != "none":
@@ -106,6 +108,10 @@ class Learner:
             if self.critic is not None and self.critic.has_trunk:
                 loss += self.critic.accumulate(minibatch, self.config.max_tokens_per_micro_batch, stats)
             self._step(loss, stats)
+        if self.critic is not None:
+            for minibatch in minibatches * (self.config.critic.epochs - 1):
+                limit = self.config.max_tokens_per_micro_batch
+                self._step(self.critic.accumulate(minibatch, limit, stats), stats, critic_alone=True)
         self.version += 1
         if self.config.reference_interval and self.version % self.config.reference_interval == 0:
             assert self.reference is not None  # ObjectiveConfig sees to it
@@ -169,17 +175,20 @@ class Learner:
     def _counters(self) -> dict[str, int]:
         return {"version": self.version, "skipped": self.skipped}
 
-    def _step(self, loss: Tensor, stats: UpdateStats) -> None:
+    def _step(self, loss: Tensor, stats: UpdateStats, critic_alone: bool = False) -> None:
         """One step along the gradients there are, and none left; without the step, if they or `loss` are not finite."""
-        norm = self.accelerator.clip_grad_norm_(self._unwrapped().parameters(), self.config.max_grad_norm)
+        norm = torch.zeros_like(loss)
+        if not critic_alone:
+            norm = self.accelerator.clip_grad_norm_(self._unwrapped().parameters(), self.config.max_grad_norm)
         critic_norm = torch.zeros_like(norm) if self.critic is None else self.critic.clip_gradient()
         # All ranks must agree. They have the same gradient, but each its own share of the loss.
         if bool(torch.isfinite(self.accelerator.reduce(loss, "sum") + norm + critic_norm)):
             self.skipped = 0
-            stats.add_step(float(norm), self.scheduler.get_last_lr()[0])
-            if self.critic is None or self.version >= self.config.critic.warmup_updates:
-                self.optimizer.step()
-                self.scheduler.step()
+            if not critic_alone:
+                stats.add_step(float(norm), self.scheduler.get_last_lr()[0])
+                if self.critic is None or self.version >= self.config.critic.warmup_updates:
+                    self.optimizer.step()
+                    self.scheduler.step()
             if self.critic is not None:
                 stats.add_critic_step(float(critic_norm))
                 self.critic.step()

@@ -75,6 +75,20 @@ def test_a_critic_starts_at_zero_and_learns_the_returns(learner, answers, trunk)
     assert losses[-1] < losses[0] / 2
 
 
+def test_more_epochs_teach_the_critic_more_and_the_policy_the_same(learner, answers):
+    once, often = learner(), learner({"epochs": 5})
+    for one in (once, often):
+        update(one, answers, 2)
+    returns = [np.array(s.returns) for s in answers]
+    errors = [
+        np.mean([((np.array(v) - r) ** 2).mean() for v, r in zip(one.values(answers), returns, strict=True)])
+        for one in (once, often)
+    ]
+    assert errors[1] < 0.8 * errors[0]
+    assert same(policy_of(once), policy_of(often))
+    assert often.critic.optimizer.optimizer.state_dict()["state"][0]["step"] == 10
+
+
 @pytest.mark.parametrize("trunk", TRUNKS)
 def test_the_values_are_those_before_each_token(learner, answers, trunk):
     one = learner({"trunk": trunk})

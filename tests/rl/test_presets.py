@@ -90,6 +90,7 @@ def test_dynamic_sampling_alone_can_be_taken_out_of_dapo():
         (["algorithm=ppo", "learner.loss_type=mirror_descent"], "takes one advantage for a whole answer"),
         (["learner.critic.lam=0.9"], "learner.baseline = 'group' asks none; use algorithm=ppo"),
         (["algorithm=ppo", "learner.critic.lambda=0.9"], "unknown key 'learner.critic.lambda'"),
+        (["algorithm=ppo", "learner.critic.trunk=shared", "learner.critic.epochs=2"], "use trunk=own, or epochs=1"),
         (["algorithm=ppo", "learner.critic.gamma=0"], "learner.critic.gamma"),
         (["rollout.max_refills=2"], "rollout.max_refills = 2 refills what dynamic sampling drops"),
         (["learner.beta=0.1", "learner.kl_estimator=k1"], "'k1' in the loss has an expected gradient of zero"),
