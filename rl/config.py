@@ -13,6 +13,7 @@ from deltarl.rl.alerts import AlertConfig
 from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.objectives.config import ObjectiveConfig
 from deltarl.rl.presets import Algorithm, with_preset
+from deltarl.rl.sampling_config import SamplingConfig
 from deltarl.rl.section import Section
 
 
@@ -66,6 +67,8 @@ class SourceConfig(Section):
     """Regular expression whose one group is the answer within the answer column."""
     limit: PositiveInt | None = None
     """Use only the first rows."""
+    weight: PositiveFloat = 1.0
+    """Of training problems: share of the draws from this source, beside the weights of data.more_train."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "SourceConfig":
@@ -80,6 +83,9 @@ class DataConfig(Section):
     """Held-out problems. Generated train and test problems never overlap, whatever the seeds."""
     more_tests: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], SourceConfig] = Field(default={})
     """Further held-out sets by name, e.g. {amc: {path: amc.jsonl}}; their metrics are eval/{name}/..."""
+    more_train: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], SourceConfig] = Field(default={})
+    """Further sources of training problems by name, mixed in by their weights."""
+    sampling: SamplingConfig = SamplingConfig()
     prompt_template: str | None = None
     """Jinja template with {{ problem }}; null is the tokenizer's chat template."""
     system_prompt: str | None = None

@@ -18,6 +18,7 @@ from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig
 from deltarl.rl.credit import assign_credit
 from deltarl.rl.data import batch_indices, epoch_of
+from deltarl.rl.difficulty import measured_success
 from deltarl.rl.episode_stats import sample_rows, train_metrics
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.evaluate import MAIN, eval_metrics, evaluate
@@ -32,14 +33,15 @@ from deltarl.rollout.rng import derive_seed
 log = logging.getLogger(__name__)
 
 PTX_STREAM = -3  # keeps the order of the solutions apart from other random numbers, as evaluate.EVAL_STREAM does
+DRAW_FILE = "draw.json"
 
 
 class Loop:
     """One synchronous run over started fleets.
 
     Nothing random is kept between steps: problems, seeds and shuffles are functions of (config.seed, step). Model,
-    optimizer, two counters and the weight of the KL are therefore all a checkpoint needs for the resumed run to be the
-    run that never stopped.
+    optimizer, two counters, the weight of the KL and the success rates of problems are therefore all a checkpoint needs
+    for the resumed run to be the run that never stopped.
     """
 
     def __init__(
@@ -47,7 +49,10 @@ class Loop:
     ):
         self.config, self.tokenizer, self.problems, self.fleets = config, tokenizer, problems, fleets
         self.sampler, self.scorer = FleetSampler(fleets.rollout), FleetScorer(fleets.reward)
-        self.collector = Collector(config, problems.train, tokenizer, self.sampler, self.scorer, self._timed)
+        stages = tokenizer, self.sampler, self.scorer
+        success = measured_success(config, run_dir, problems.train, *stages)
+        self.draw = problems.draw(config, success)
+        self.collector = Collector(config, problems.train, *stages, self.draw, self._timed)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep)
         self.tokens_total, self.restarts_before = 0.0, 0.0
         self.beta = config.learner.beta
@@ -89,6 +94,7 @@ class Loop:
             collected = self.collector.collect(step)
             self.weights_step = step
             episodes = collected.episodes
+            self.draw.record(collected.problems, episodes.right.mean(1).tolist())
             row = train_metrics(episodes) | collected.metrics | self._learn(step, episodes, collected.prompts)
             with self._timed("weight_sync"):
                 self._publish()
@@ -184,6 +190,7 @@ class Loop:
         def write(folder: Path) -> None:
             self.fleets.learner.first("save", folder.resolve())
             self.tokenizer.save_pretrained(folder)
+            self.draw.save(folder / DRAW_FILE)
 
         state = {"tokens_total": self.tokens_total, "seconds": self._seconds(), "restarts": self._restarts()}
         self.store.save(step, state | {"beta": self.beta}, write)
@@ -202,6 +209,7 @@ class Loop:
         log.info("resuming after step %d", state["step"])
         self.tokens_total, self.seconds_before = state["tokens_total"], state["seconds"]
         self.restarts_before, self.beta = state["restarts"], state["beta"]
+        self.draw.load(checkpoint / DRAW_FILE)
         self.fleets.learner.broadcast("load", checkpoint.resolve())
         self._publish()
         return int(state["step"]) + 1

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.rewards import MATH
 from deltarl.reward.verifier import Verifier
 from deltarl.rl.batch import TrainSample
 from deltarl.rl.config import RunConfig, SFTConfig, SourceConfig
-from deltarl.rl.data import EncodedPrompt, encode_prompts, from_problems, load_file
+from deltarl.rl.data import Draw, EncodedPrompt, encode_prompts, from_problems, load_file
 from deltarl.rl.problems import Split, generate
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ class DataError(ValueError):
 class ProblemSet:
     train: Prompts
     test: Prompts
+    train_sources: list[int]
+    """For each training problem, 0 if it is of data.train, else its place in data.more_train counted from 1."""
     more_tests: dict[str, Prompts] = field(default_factory=dict)
     """Held-out problems beside `test`, by the name of their set."""
     solutions: list[TrainSample] = field(default_factory=list)
@@ -37,6 +40,22 @@ class ProblemSet:
         """All held-out problems by the name of their set, "" for `test`."""
         return {"": self.test, **self.more_tests}
 
+    def draw(self, config: RunConfig, success: np.ndarray | None) -> Draw:
+        """The order in which training problems come.
+
+        Args:
+            success: `[N]` how often the starting model solves each, if that was measured.
+        """
+        data = config.data
+        weights = [source.weight for source in (data.train, *data.more_train.values())]
+        try:
+            draw = Draw(self.train_sources, weights, config.rollout.prompts_per_step, data.sampling, success)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        if draw.kept < len(self.train):
+            log.info("%d of %d training problems are neither too hard nor too easy", draw.kept, len(self.train))
+        return draw
+
     @classmethod
     def load(cls, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> "ProblemSet":
         """Loads all splits.
@@ -46,7 +65,9 @@ class ProblemSet:
                 prompt too long.
             FileNotFoundError, ValueError: what `load_file` and `generate` refuse.
         """
-        train = _encode(config, config.data.train, "train", tokenizer)
+        trains = [_encode(config, config.data.train, "train", tokenizer)]
+        trains += [_encode(config, s, "train", tokenizer, name) for name, s in config.data.more_train.items()]
+        train = [p for found in trains for p in found]
         test = _encode(config, config.data.test, "test", tokenizer)
         for name, prompts, need in (
             ("train", train, config.rollout.prompts_per_step),
@@ -63,7 +84,10 @@ class ProblemSet:
             _check_golds([*train, *test, *(p for found in more.values() for p in found)], config)
         held_out = "".join(f", {len(found)} of {name}" for name, found in more.items())
         log.info("problems: %d to train on, %d held out%s", len(train), len(test), held_out)
-        return cls(train, test, more, _solutions(train, tokenizer, config) if config.learner.ptx_weight else [])
+        sources = [i for i, found in enumerate(trains) for _ in found]
+        return cls(
+            train, test, sources, more, _solutions(train, tokenizer, config) if config.learner.ptx_weight else []
+        )
 
 
 def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[dict[str, str]]:
@@ -109,7 +133,7 @@ def _encode(
         examples = from_problems(generate(source.problems, split, source.num_problems, config.seed))
     else:
         assert source.path is not None  # SourceConfig sees to it
-        columns = {"problems", "num_problems", "path"}
+        columns = {"problems", "num_problems", "path", "weight"}
         examples = load_file(source.path, **source.model_dump(exclude=columns))
     try:
         return encode_prompts(
@@ -121,7 +145,7 @@ def _encode(
             on_long=config.data.on_long_prompt,
         )
     except ValueError as error:
-        where = split if name is None else f"more_tests.{name}"
+        where = split if name is None else f"more_{split}{'s' if split == 'test' else ''}.{name}"
         raise DataError(f"data.{where}: {error}") from error
 
 

@@ -20,6 +20,7 @@ from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.cli import load_config
 from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig, SourceConfig
+from deltarl.rl.episodes import Episodes
 from deltarl.rl.fleets import Fleets, scorer_arguments
 from deltarl.rl.learner import Learner
 from deltarl.rl.metrics import MetricsWriter, metric_doc, read_jsonl
@@ -238,6 +239,35 @@ def test_several_test_sets_are_evaluated_and_leave_the_run_as_it_was(reference, 
     assert evaluate_checkpoint(config)["eval/hard/pass@2"] == rows[-1]["eval/hard/pass@2"]
 
 
+PRIORITISED = (
+    *("data.sampling.order=prioritised", "data.sampling.measure_samples=2", "data.sampling.max_success=0.9"),
+    "data.more_train={other: {problems: [{family: linear, level: 1}], num_problems: 16, weight: 0.5}}",
+)
+
+
+def test_a_run_that_draws_by_success_resumes_exactly_and_measures_once(reference, tiny, tmp_path, monkeypatch):
+    # The tiny model solves nothing; that an answer's tokens add up to an even number it does half of the time.
+    even = property(lambda self: np.array([[sum(t.token_ids) % 2 == 0 for t in g.outputs] for g in self.groups]))
+    monkeypatch.setattr(Episodes, "right", even)
+    straight, broken = (tiny(*PRIORITISED, f"output_dir={tmp_path / name}") for name in ("straight", "broken"))
+    for config in (straight, broken):
+        shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+    train(straight)
+    with monkeypatch.context() as patch:
+        kill_when(patch, MetricsWriter, "log", lambda self, step, row: step == 5, True)
+        with pytest.raises(Killed):
+            train(broken)
+    measured = (broken.run_dir / "difficulty.json").read_bytes()
+    assert len(set(json.loads(measured))) == 3  # none, one, both of the two answers
+    train(broken)
+    assert (broken.run_dir / "difficulty.json").read_bytes() == measured
+    assert curve(broken.run_dir) == curve(straight.run_dir)
+    assert answers(broken.run_dir) == answers(straight.run_dir)
+    kept = json.loads((CheckpointStore(straight.run_dir, 2).latest() / "draw.json").read_text())
+    assert max(map(int, kept)) >= 48  # of the second source too
+    assert max(json.loads(measured)[int(i)] for i in kept) <= 0.9
+
+
 def test_run_eval_without_a_checkpoint_says_so(tiny):
     with pytest.raises(ValueError, match="has no checkpoint; run the recipe first"):
         evaluate_checkpoint(tiny())
@@ -407,8 +437,8 @@ def test_dynamic_sampling_learns_from_as_many_informative_groups_as_it_finds(ref
         batches.append([s for minibatch in share for s in minibatch.samples])
         return update(self, share, *args)
 
-    def count(self, step, refill, wanted):
-        episodes = collect_round(self, step, refill, wanted)
+    def count(self, step, refill, wanted, drawn):
+        episodes = collect_round(self, step, refill, wanted, drawn)
         counts.append((step, refill, wanted, int(episodes.informative.sum()), [p.row for p in episodes.prompts]))
         return episodes
 
