@@ -268,6 +268,36 @@ def test_a_run_that_draws_by_success_resumes_exactly_and_measures_once(reference
     assert max(json.loads(measured)[int(i)] for i in kept) <= 0.9
 
 
+def test_what_was_solved_before_a_resume_decides_what_is_drawn_after_it(reference, tiny, tmp_path, monkeypatch):
+    all_or_none = property(
+        lambda self: np.array([[sum(g.prompt_token_ids) % 2 == 0] * len(g.outputs) for g in self.groups])
+    )
+    monkeypatch.setattr(Episodes, "right", all_or_none)
+    overrides = ("data.sampling.order=prioritised", "data.sampling.uniform_share=0.001")
+    straight, broken = (tiny(*overrides, f"output_dir={tmp_path / name}") for name in ("straight", "broken"))
+    drawn = {}
+    for config in (straight, broken):
+        shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+        collect, drawn[config.output_dir] = Collector.collect, {}
+
+        def note(self, step, seen=drawn[config.output_dir], collect=collect):
+            collected = collect(self, step)
+            seen[step] = collected.problems
+            return collected
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Collector, "collect", note)
+            if config is broken:
+                with monkeypatch.context() as kill:
+                    kill_when(kill, MetricsWriter, "log", lambda self, step, row: step == 5, True)
+                    with pytest.raises(Killed):
+                        train(config)
+            train(config)
+    once, again = drawn.values()
+    assert once == again
+    assert len({i for problems in once.values() for i in problems}) == 24, "what is always or never solved stays away"
+
+
 def test_run_eval_without_a_checkpoint_says_so(tiny):
     with pytest.raises(ValueError, match="has no checkpoint; run the recipe first"):
         evaluate_checkpoint(tiny())
