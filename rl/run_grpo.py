@@ -6,14 +6,13 @@ python rl/run_grpo.py --config configs/quickstart.yaml [key=value ...]
 import sys
 from collections.abc import Sequence
 
-from deltarl.rl.cli import exit_status, parse_config
+from deltarl.rl.cli import run_command
 from deltarl.rl.train import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Console script `deltarl-grpo`."""
-    config = parse_config("Train a policy with GRPO.", argv)
-    return exit_status(lambda: train(config))
+    return run_command("Train a policy with GRPO.", train, argv)
 
 
 if __name__ == "__main__":

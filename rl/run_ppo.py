@@ -6,7 +6,7 @@ python rl/run_ppo.py --config configs/quickstart_ppo.yaml [key=value ...]
 import sys
 from collections.abc import Sequence
 
-from deltarl.rl.cli import ConfigError, exit_status, parse_config
+from deltarl.rl.cli import ConfigError, run_command
 from deltarl.rl.config import RunConfig
 from deltarl.rl.train import train
 
@@ -27,8 +27,7 @@ def train_with_critic(config: RunConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Console script `deltarl-ppo`."""
-    config = parse_config("Train a policy with PPO.", argv)
-    return exit_status(lambda: train_with_critic(config))
+    return run_command("Train a policy with PPO.", train_with_critic, argv)
 
 
 if __name__ == "__main__":
