@@ -190,6 +190,15 @@ class LearnerConfig(ObjectiveConfig):
     """Worked solutions per optimizer step, if ptx_weight is above 0."""
 
     @model_validator(mode="after")
+    def _updates_can_be_fewer(self) -> "LearnerConfig":
+        if self.min_entropy and self.num_minibatches == 1:
+            raise ValueError(
+                f"learner.min_entropy = {self.min_entropy} makes fewer optimizer steps while entropy is low, and "
+                "learner.num_minibatches = 1 is the fewest; raise num_minibatches, or leave min_entropy out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _critic_is_used(self) -> "LearnerConfig":
         if self.baseline != "critic" and self.critic != CriticConfig():
             raise ValueError(

@@ -25,6 +25,7 @@ from deltarl.rl.evaluate import MAIN, eval_metrics, evaluate
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.metrics import METRICS_FILE, MetricsWriter, SampleWriter, read_jsonl, truncate_after
 from deltarl.rl.objectives.kl import adapted_beta
+from deltarl.rl.objectives.updates import adapted_updates
 from deltarl.rl.problem_set import ProblemSet
 from deltarl.rl.sanity import sanity_report
 from deltarl.rl.stages import FleetSampler, FleetScorer
@@ -40,7 +41,7 @@ class Loop:
     """One synchronous run over started fleets.
 
     Nothing random is kept between steps: problems, seeds and shuffles are functions of (config.seed, step). Model,
-    optimizer, two counters, the weight of the KL and the success rates of problems are therefore all a checkpoint needs
+    optimizer, a few numbers and the success rates of problems are therefore all a checkpoint needs
     for the resumed run to be the run that never stopped.
     """
 
@@ -55,7 +56,7 @@ class Loop:
         self.collector = Collector(config, problems.train, *stages, self.draw, self._timed)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep)
         self.tokens_total, self.restarts_before = 0.0, 0.0
-        self.beta = config.learner.beta
+        self.beta, self.updates = config.learner.beta, config.learner.num_minibatches
         self.seconds_before, self.started = 0.0, time.monotonic()
         self.times: dict[str, float] = {}
         self.watch = Watch(config.alerts)
@@ -127,13 +128,17 @@ class Loop:
             raise ValueError(
                 f"only {len(samples)} answers of this step have a score; no reward function gave the others one"
             )
-        batch = split_batch(samples, learner.num_ranks, learner.num_minibatches, self._solutions(step))
+        batch = split_batch(samples, learner.num_ranks, self.updates, self._solutions(step))
         with self._timed("update"):
             metrics |= self.fleets.learner.scatter("update", [(share, self.beta) for share in batch])[0]
         if learner.beta:
             metrics["kl/beta"] = self.beta
         if learner.kl_target is not None:
             self.beta = adapted_beta(self.beta, metrics["kl/ref"], learner.kl_target, learner.kl_horizon)
+        metrics["optim/updates"] = self.updates
+        if learner.min_entropy:
+            most = learner.num_minibatches
+            self.updates = adapted_updates(self.updates, metrics["entropy"], learner.min_entropy, most)
         tokens = sum(len(s) for share in batch for minibatch in share for s in minibatch.samples)
         return metrics | {"tok_s/train": tokens / self.times["update"]}
 
@@ -193,7 +198,7 @@ class Loop:
             self.draw.save(folder / DRAW_FILE)
 
         state = {"tokens_total": self.tokens_total, "seconds": self._seconds(), "restarts": self._restarts()}
-        self.store.save(step, state | {"beta": self.beta}, write)
+        self.store.save(step, state | {"beta": self.beta, "updates": self.updates}, write)
         self.saved_step = step
 
     def _resume(self, run_dir: Path) -> int:
@@ -209,6 +214,7 @@ class Loop:
         log.info("resuming after step %d", state["step"])
         self.tokens_total, self.seconds_before = state["tokens_total"], state["seconds"]
         self.restarts_before, self.beta = state["restarts"], state["beta"]
+        self.updates = int(state["updates"])
         self.draw.load(checkpoint / DRAW_FILE)
         self.fleets.learner.broadcast("load", checkpoint.resolve())
         self._publish()

@@ -107,6 +107,7 @@ METRICS: dict[str, MetricDoc] = {
     "mismatch/ess_answer": MetricDoc("The same of whole completions' ratios", "fraction", "Mismatch"),
     "optim/grad_norm": MetricDoc("Norm of the gradient before clipping", "norm", "Optimiser"),
     "optim/critic_grad_norm": MetricDoc("Norm of the critic's gradient before clipping", "norm", "Optimiser"),
+    "optim/updates": MetricDoc("Optimizer steps of this step (learner.min_entropy)", "count", "Optimiser"),
     "optim/skipped": MetricDoc("Optimizer steps left out, loss or gradient not being finite", "count", "Optimiser"),
     "optim/lr": MetricDoc("Learning rate", "1/update", "Optimiser"),
     "tok_s/rollout": MetricDoc("Completion tokens sampled per second of rollout time", "tokens/s", "Speed"),

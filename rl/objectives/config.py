@@ -62,6 +62,9 @@ class ObjectiveConfig(Section):
     """Adapts beta so that the KL per token comes to this; null keeps beta."""
     kl_horizon: PositiveInt = 100
     """Steps over which beta adapts; within so many, it can change by a factor of about 1.2."""
+    min_entropy: NonNegativeFloat = 0.0
+    """While the mean entropy of a token is below this, in nats, each step makes one optimizer step fewer than the one
+    before, down to 1; above it one more, up to num_minibatches. 0 keeps their number."""
     reference_interval: NonNegativeInt = 0
     """Steps after which the policy becomes the new reference model, again and again; 0 keeps the first."""
     correction: Correction = "none"

@@ -395,7 +395,9 @@ PPO = (
     *("algorithm=ppo", "learner.beta=0.05", "learner.num_minibatches=2", "rollout.num_generations=1"),
     *("learner.critic.warmup_updates=2", "learner.critic.lam=0.9", "learner.learning_rate=3e-3"),
 )
+FEWER_UPDATES = ("learner.min_entropy=100", "learner.num_minibatches=4")
 OTHERS = {
+    "fewer updates": FEWER_UPDATES,
     "kl in reward": KL_IN_REWARD,
     "dynamic sampling": DYNAMIC,
     "imitating": IMITATING,
@@ -429,6 +431,8 @@ def test_other_algorithms_leave_documented_metrics_and_resume_exactly(other, tmp
         assert rows[0]["value/mean"] == 0 != rows[1]["value/mean"]
         assert all(row["loss/value"] > 0 for row in rows)
         assert all(row["value/explained_variance"] <= 1 for row in rows if row["value/explained_variance"] is not None)
+    elif other.learner.min_entropy:
+        assert [row["optim/updates"] for row in rows] == [4, 3, 2, 1, 1, 1]
     elif other.algorithm == "grpo":
         assert all(row["loss/ptx"] > 0 for row in rows)
         assert all(row["clip/frac_corrected"] == 0 for row in rows)  # our sampler needs no correction

@@ -100,6 +100,7 @@ def test_dynamic_sampling_alone_can_be_taken_out_of_dapo():
         ),
         (["learner.kl_target=0.1"], "learner.kl_target = 0.1 needs a reference model"),
         (["learner.reference_interval=5"], "learner.reference_interval = 5 needs a reference model"),
+        (["learner.min_entropy=0.1"], "learner.num_minibatches = 1 is the fewest"),
         (["learner.correction=tis"], "learner.correction"),
         (["learner.correction_bounds=[1.5, 2]"], "learner.correction_bounds = [1.5, 2.0] must enclose 1"),
         (["learner.correction_bounds=[0.5]"], "learner.correction_bounds"),
