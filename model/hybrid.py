@@ -227,6 +227,16 @@ class HybridForCausalLM(PreTrainedModel):
         """
         return self.lm_head(self.model.decode(ids, cache, longest)).float()
 
+    def join_weights(self) -> None:
+        """Brings the copies up to date that KDA layers decode with; for CUDA graphs, after the weights have changed.
+
+        Everything else does so by itself.
+        """
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, KDALayer):
+                    module.join_weights()
+
     @classmethod
     def from_pretrained(cls, path: str | PathLike[str], **kwargs: Any) -> "HybridForCausalLM":  # type: ignore[override]
         """Reads a checkpoint folder; see `deltarl.model.checkpoint.load_model`."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from deltarl.kernels.precision import MIN_ROWS
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.packing import Packing
+from deltarl.rollout.decode_graphs import DecodeGraphs
 from deltarl.rollout.pages import Pages, pages_of
 from deltarl.rollout.prefix_cache import PrefixCache
 from deltarl.rollout.rows import Rows
@@ -71,6 +72,9 @@ class ModelRunner:
         self._first_prompt_row = decoded
         self._prompt_rows = list(range(decoded, decoded + prompts))  # the free ones
         self._prompt_logits = torch.zeros(prompts, vocab, device=self._device)
+        self._graphs = None
+        if DecodeGraphs.can_capture(model):
+            self._graphs = DecodeGraphs(model, self.cache, self.rows.last_token)
 
     # -------------------------------------------------------------------------------------------------- prompts
 
@@ -154,15 +158,23 @@ class ModelRunner:
         active = self.rows.active
         if not active:
             return self._prompt_logits[:0]
-        rows, lengths = max(active, MIN_ROWS), self.pages.length[:active]
+        lengths = self.pages.length[:active]
+        longest = int(lengths.max())
         self.pages.grow(slice(active), lengths + 1)
         self.pages.push()
+        lengths += 1
+        if self._graphs is not None:
+            return self._graphs.decode(active, longest)
+        rows = max(active, MIN_ROWS)
         cache = self.cache.view(rows)
         if rows > active:
             cache.clear_rows(slice(active, rows))  # idle rows start over every step, lest they run past the end
-        logits = self.model.decode(self.rows.last_token[:rows], cache, longest=int(lengths.max()))[:active]
-        self.pages.length[:active] += 1
-        return logits
+        return self.model.decode(self.rows.last_token[:rows], cache, longest)[:active]
+
+    def weights_changed(self) -> None:
+        """Nothing that old weights computed may be used for other sequences, nor copies of them."""
+        self.prefixes.clear()
+        self.model.join_weights()
 
     def leave(self, rows: list[int], keep_state: bool) -> None:
         """Takes samples out of their rows, with their answers and, if wanted, the state to go on from."""

@@ -66,7 +66,7 @@ class Scheduler:
 
     def forget_weights(self, replay: bool) -> None:
         """What old weights computed is to be computed again: of prompts and, with `replay`, of samples under way."""
-        self._runner.prefixes.clear()
+        self._runner.weights_changed()
         for prompt in self._prompts():
             self._runner.release(prompt)
         self._requeue(list(self._ready))
@@ -81,7 +81,8 @@ class Scheduler:
         self._go_on_with_paused()
         self._make_room()
         logits = self._runner.decode()
-        return torch.cat([logits, *self._start()])
+        started = self._start()
+        return torch.cat([logits, *started]) if started else logits
 
     # ------------------------------------------------------------------------------------------------ admission
 

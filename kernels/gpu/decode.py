@@ -35,7 +35,6 @@ from deltarl.kernels.gpu.prepare import ANCHOR, LN2, fall, lowered
 from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_columns, unit_lower_inverse
 from deltarl.kernels.gpu.slots import SlotState
 
-
 # Programs a multiprocessor, up to which states are fetched into L2 early: of more, some would be evicted again.
 FEW = 64
 

@@ -61,12 +61,12 @@ def test_logprobs_are_those_before_truncation():
 def assert_same(got: Trajectory, want: Trajectory) -> None:
     assert got.prompt_ids == want.prompt_ids
     assert got.completion_ids == want.completion_ids
-    assert got.logprobs == pytest.approx(want.logprobs, abs=1e-6, rel=0)
+    assert got.logprobs == pytest.approx(want.logprobs, abs=3e-6, rel=0)
     assert got.finish_reason == want.finish_reason
 
 
 def assert_alone_as_in_any_company(kind: str, lengths: list[int]) -> None:
-    """Tokens exactly and log-probabilities to 1e-6, for any number of slots, order and prefill budget."""
+    """Tokens exactly and log-probabilities to 3e-6, for any number of slots, order and prefill budget."""
     model = policy(kind)
     prompts = random_prompts(lengths, seed=1)
     params = [
