@@ -8,18 +8,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from deltarl.model.cache import RowState
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.weights import WeightUpdate
 from deltarl.rollout.admission import Admission
 from deltarl.rollout.model_runner import ModelRunner
-from deltarl.rollout.outputs import CompletionOutput, RequestOutput
+from deltarl.rollout.outputs import RequestOutput
 from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.scheduler import Scheduler
-from deltarl.rollout.sequence import Answer, Request, Sample
+from deltarl.rollout.sequence import Request
 from deltarl.rollout.snapshot import Snapshot
 from deltarl.rollout.stats import EngineStats
-from deltarl.rollout.stop_strings import StopStrings
 
 InFlight = Literal["keep", "replay"]
 
@@ -89,7 +87,8 @@ class Engine:
         prompt = [int(token) for token in prompt_token_ids]
         self._check(request_id, prompt, params)
         request = Request(request_id, next(self._orders), prompt, params)
-        request.samples = [self._sample(request, i) for i in range(params.n)]
+        for i in range(params.n):
+            request.add_sample(i, self.tokenizer)
         self._queue(request)
 
     @torch.inference_mode()
@@ -112,7 +111,9 @@ class Engine:
         Raises:
             KeyError: there is no such request.
         """
-        return self._output(self._requests[request_id])
+        request = self._requests[request_id]
+        self._runner.rows.fetch([i for i, s in enumerate(self._runner.rows.samples) if s.request is request])
+        return self._output(request)
 
     @torch.inference_mode()
     def pause(self, request_id: str) -> list[Snapshot]:
@@ -123,7 +124,7 @@ class Engine:
         request = self._requests[request_id]
         self._scheduler.remove(request, keep_state=True)
         snapshots = [
-            Snapshot(request.prompt, request.params, s.index, s.answer, self.weight_version, s.state)
+            Snapshot(request.prompt, request.params, s.index, s.answer, s.prefilled, self.weight_version, s.state)
             for s in request.samples
             if s.finish_reason is None
         ]
@@ -138,21 +139,19 @@ class Engine:
         """Queues samples that some engine paused, as one request.
 
         Raises:
-            ValueError: as for `add_request`; a state from other weights than this engine has (`without_state` makes
-                it compute the tokens again).
+            ValueError: as for `add_request`; a state from other weights than this engine has, but for one that an
+                engine of the same version kept, where this one keeps them too. `without_state` makes it compute the
+                tokens again.
         """
         first = snapshots[0]
         self._check(request_id, first.prompt, first.params)
         for s in snapshots:
             if (s.prompt, s.params) != (first.prompt, first.params):
                 raise ValueError("the snapshots of a request must have the same prompt and params")
-            if s.state is not None and s.weight_version != self.weight_version:
-                raise ValueError(
-                    f"the state comes from weights version {s.weight_version}, this engine has {self.weight_version}: "
-                    "load the same version, or take `snapshot.without_state()` to compute the tokens again"
-                )
+            self._check_state(s)
         request = Request(request_id, next(self._orders), first.prompt, first.params)
-        request.samples = [self._sample(request, s.index, s.answer, s.state) for s in snapshots]
+        for s in snapshots:
+            request.add_sample(s.index, self.tokenizer, s.answer.copy(), s.prefilled, s.state)
         self._queue(request)
 
     def generate(
@@ -261,32 +260,8 @@ class Engine:
         del self._requests[request.id]
         self._finished.append(request)
 
-    def _sample(
-        self, request: Request, index: int, answer: Answer | None = None, state: RowState | None = None
-    ) -> Sample:
-        stop = None
-        if request.params.stop:
-            assert self.tokenizer is not None  # checked
-            stop = StopStrings(self.tokenizer, request.params.stop, request.params.min_tokens)
-            if answer is not None:
-                stop.feed(answer.token_ids)
-        return Sample(request, index, answer or Answer(), state, stop)
-
     def _output(self, request: Request) -> RequestOutput:
-        rows = {s: i for i, s in enumerate(self._runner.rows.samples) if s.request is request}
-        running = dict(zip(rows, self._runner.rows.answers(list(rows.values())), strict=True)) if rows else {}
-        outputs: list[CompletionOutput] = []
-        for sample in request.samples:
-            answer = running.get(sample, sample.answer)
-            outputs.append(sample.output(answer, self._text(sample, answer)))
-        return RequestOutput(request.id, request.prompt, outputs)
-
-    def _text(self, sample: Sample, answer: Answer) -> str | None:
-        if self.tokenizer is None:
-            return None
-        if sample.stop is not None:
-            return sample.stop.text
-        return str(self.tokenizer.decode(answer.token_ids, skip_special_tokens=True))
+        return RequestOutput(request.id, request.prompt, [s.output(self.tokenizer) for s in request.samples])
 
     def _raise_if_broken(self, output: RequestOutput) -> None:
         if any(o.finish_reason == "error" for o in output.outputs):
@@ -299,3 +274,13 @@ class Engine:
         if request_id in self._requests:
             raise ValueError(f"there is a request {request_id!r} already")
         self._admission.check(request_id, prompt, params)
+
+    def _check_state(self, snapshot: Snapshot) -> None:
+        versions = snapshot.state_versions
+        kept = self.in_flight == "keep" and snapshot.weight_version == self.weight_version
+        if snapshot.state is not None and versions != (self.weight_version,) and not kept:
+            raise ValueError(
+                f"the state comes from weights version {' and '.join(map(str, versions))}, this engine has "
+                f"{self.weight_version}: load the same version, or take `snapshot.without_state()` to compute the "
+                "tokens again"
+            )

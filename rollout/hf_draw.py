@@ -39,9 +39,7 @@ class Drawer:
 
     def write_back(self) -> None:
         """Gives the samples of the last step their answers."""
-        rows = list(range(self._rows.active))
-        for sample, answer in zip(self._rows.samples, self._rows.answers(rows) if rows else [], strict=True):
-            sample.answer = answer
+        self._rows.fetch(list(range(self._rows.active)))
 
     def _seat(self, samples: Sequence[Sample]) -> None:
         """Other samples than in the last step, or in another order: new rows, which go on from the answers so far."""

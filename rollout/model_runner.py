@@ -181,9 +181,9 @@ class ModelRunner:
         if not rows:
             return
         self.pages.push()
-        for row, answer in zip(rows, self.rows.answers(rows), strict=True):
+        self.rows.fetch(rows)
+        for row in rows:
             sample = self.rows.samples[row]
-            sample.answer = answer
             if keep_state:
                 sample.state = self.cache.export_row(row, int(self.pages.length[row]))
             self.pages.release(row)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deltarl.rollout.repetition import RepetitionRows
 from deltarl.rollout.sampling_rows import SamplingRows
-from deltarl.rollout.sequence import Answer, Sample
+from deltarl.rollout.sequence import Sample
 
 STOPPED, BROKEN, REPEATS = 1, 2, 4  # what the device finds out about a row
 
@@ -127,18 +127,21 @@ class Rows:
     def _last_tokens(self, rows: list[int]) -> list[int]:
         return self.last_token[torch.tensor(rows, device=self.last_token.device)].tolist() if rows else []
 
-    def answers(self, rows: list[int]) -> list[Answer]:
-        """What was sampled in each of some rows."""
-        used = [int(self.generated[row]) for row in rows]
-        index, longest = torch.tensor(rows, device=self.last_token.device), max([0, *used])
-        tokens, versions = self._tokens[index, :longest].tolist(), self._versions[index, :longest].tolist()
-        logprobs, sampling = self._logprobs[:, index, :longest].tolist()
-        return [
-            Answer(
-                tokens[i][:n], logprobs[i][:n], sampling[i][:n], versions[i][:n], self.samples[row].answer.top_logprobs
-            )
-            for i, (row, n) in enumerate(zip(rows, used, strict=True))
-        ]
+    def fetch(self, rows: list[int]) -> None:
+        """Brings the answers of some rows' samples up to date; only what is new comes from the device."""
+        if not rows:
+            return
+        answers = [self.samples[row].answer for row in rows]
+        known, used = [len(a.token_ids) for a in answers], self.generated[rows].tolist()
+        index, new = torch.tensor(rows, device=self.last_token.device), slice(min(known), max(used))
+        tokens, versions = self._tokens[index, new].tolist(), self._versions[index, new].tolist()
+        logprobs, sampling = self._logprobs[:, index, new].tolist()
+        for i, answer in enumerate(answers):
+            mine = slice(known[i] - new.start, used[i] - new.start)
+            answer.token_ids += tokens[i][mine]
+            answer.logprobs += logprobs[i][mine]
+            answer.sampling_logprobs += sampling[i][mine]
+            answer.weight_versions += versions[i][mine]
 
     def remove(self, rows: list[int]) -> list[tuple[int, int]]:
         """Takes rows out and closes the gaps with rows from the end.

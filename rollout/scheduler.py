@@ -213,5 +213,5 @@ def _piece_end(prompt: Prompt, budget: int) -> int:
 
 def _replay(sample: Sample) -> Prompt:
     """To compute a sample's tokens again, and go on from there."""
-    sample.state = None
+    sample.state, sample.prefilled = None, len(sample.answer.token_ids)
     return Prompt(sample.request, [*sample.request.prompt, *sample.answer.token_ids], [sample])

@@ -164,6 +164,52 @@ def test_a_state_is_not_taken_to_other_weights_unless_computed_again():
     assert largest_gap(other, tail) <= 1e-5
 
 
+def test_a_state_that_was_kept_names_the_weights_it_comes_from():
+    other, prompt, params = policy(seed=1), random_prompts([9])[0], params_of(0, n=1)
+    engine = Engine(policy())
+    engine.add_request("", prompt, params)
+    run(engine, 10)
+    engine.load_weights(WeightUpdate.of(other, 3))
+    (snapshot,) = engine.pause("")
+    assert (snapshot.weight_version, snapshot.state_versions) == (3, (0,))  # nothing of it is of version 3
+    engine.resume("", [snapshot])
+    run(engine, 4)
+    (snapshot,) = engine.pause("")
+    snapshot = Snapshot.from_bytes(snapshot.to_bytes())
+    assert (snapshot.weight_version, snapshot.state_versions) == (3, (0, 3))
+    assert snapshot.without_state().state_versions == ()
+    engine.resume("", [snapshot])
+    want = run(engine)[""]
+
+    keeping, replaying, old = Engine(policy()), Engine(policy(), in_flight="replay"), Engine(policy())
+    for e in (keeping, replaying):
+        e.load_weights(WeightUpdate.of(other, 3))
+    keeping.resume("", [snapshot])
+    assert_same(run(keeping)[""], want)
+    for e in (replaying, old):
+        with pytest.raises(ValueError, match=f"comes from weights version 0 and 3, this engine has {e.weight_version}"):
+            e.resume("", [snapshot])
+
+    replaying.resume("", [snapshot.without_state()])
+    run(replaying, 3)
+    (computed_again,) = replaying.pause("")
+    assert (computed_again.answer.weight_versions, computed_again.state_versions) == ([0] * 10 + [3] * 7, (3,))
+
+
+def test_going_on_leaves_the_snapshot_as_it_was():
+    engine = Engine(policy())
+    engine.add_request("", random_prompts([9])[0], params_of(0, n=1, logprobs=1))
+    run(engine, 5)
+    (snapshot,) = engine.pause("")
+    before = snapshot.to_bytes()
+    answers = []
+    for _ in range(2):
+        engine.resume("", [snapshot])
+        answers += run(engine)[""]
+    assert snapshot.to_bytes() == before
+    assert_same(answers[:1], answers[1:])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("in_flight", ["keep", "replay"])
 def test_new_weights_between_two_steps(kind, in_flight):
