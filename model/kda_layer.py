@@ -116,16 +116,18 @@ class KDALayer(nn.Module):
             )
         return self.o_proj(out.flatten(-2))
 
-    def decode(self, x: Tensor, cache: KDACache, offset: Tensor, position: Tensor) -> Tensor:
-        """One token for each row of the cache, `[B, D]`, at `position` `[B]`; `offset` is that within its chunk.
+    def decode(self, x: Tensor, cache: KDACache, slots: Tensor, offset: Tensor, position: Tensor) -> Tensor:
+        """One token for each row of the cache, `[B, D]`.
 
-        A position below 0 is an idle row: the Triton kernels leave it alone, in PyTorch there must be none.
+        Args:
+            slots: `[B]` 0..B-1, or below 0 for an idle row, which the Triton kernels leave alone; in PyTorch there must
+                be none.
+            offset: `[B]` that of the token within its chunk.  position: `[B]` that in its sequence.
         """
         qkv, forget, gate, beta = self._project(x)
         if isinstance(cache.delta, SlotState):
             from deltarl.kernels.gpu.layer import layer_decode
 
-            slots = torch.arange(len(x), device=x.device).where(position >= 0, -1)
             projected = Projected(qkv, forget, beta, gate)
             out = layer_decode(projected, self._layer_weights(), cache.delta, cache.window, slots, position)
             return self.o_proj(out.flatten(-2))

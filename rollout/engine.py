@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.model.hybrid import HybridForCausalLM
@@ -191,9 +190,9 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """Decodes one token of every running sample and lets waiting ones in; returns the requests that finished."""
         if self._requests:
-            logits = self._scheduler.next_logits()
+            self._scheduler.advance()
             if self._runner.rows.active:
-                self._advance(logits)
+                self._draw()
         return self._take_finished()
 
     def run(self, token_budget: int) -> list[RequestOutput]:
@@ -237,11 +236,11 @@ class Engine:
 
     # ---------------------------------------------------------------------------------------------- bookkeeping
 
-    def _advance(self, logits: Tensor) -> None:
+    def _draw(self) -> None:
         """Draws a token for every row, and takes out the rows whose answer is complete."""
         rows = self._runner.rows
         self._generated_tokens += rows.active
-        done = rows.draw(logits, self.weight_version)
+        done = rows.draw(self.weight_version)
         requests = dict.fromkeys(rows.samples[row].request for row in done)
         self._runner.leave(done, keep_state=False)
         for request in requests:

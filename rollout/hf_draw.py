@@ -29,7 +29,8 @@ class Drawer:
         """The next token `[n]` int64 of each of `samples`, from `[n, vocab]` logits; says which ones are finished."""
         if list(samples) != self._rows.samples:
             self._seat(samples)
-        self._rows.draw(logits.float(), self._weight_version)
+        self._rows.logits[: len(logits)] = logits
+        self._rows.draw(self._weight_version)
         return self._rows.last_token[: len(samples)]
 
     def limit(self, sample: Sample) -> int:

@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from deltarl.kernels.precision import MIN_ROWS
+from deltarl.model.cache import PAGE_SIZE
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.packing import Packing
-from deltarl.rollout.decode_graphs import DecodeGraphs
+from deltarl.rollout.cuda_graphs import CudaGraphs, page_bucket, row_bucket
 from deltarl.rollout.pages import Pages, pages_of
 from deltarl.rollout.prefix_cache import PrefixCache
 from deltarl.rollout.rows import Rows
 from deltarl.rollout.sequence import Prompt, Request, Sample
 
+IDLE = -1  # length of a row that is nobody's: the Triton kernels leave it alone
 PROMPT_ROWS = 32  # prompts that can be prefilled before all of their samples have found a row
 
 
@@ -68,13 +69,11 @@ class ModelRunner:
         self.prompt_tokens = 0
         vocab = model.config.vocab_size
         self._device = self.cache.length.device
-        self.rows = Rows(decoded, max_model_len, vocab, self._device)
         self._first_prompt_row = decoded
         self._prompt_rows = list(range(decoded, decoded + prompts))  # the free ones
         self._prompt_logits = torch.zeros(prompts, vocab, device=self._device)
-        self._graphs = None
-        if DecodeGraphs.can_capture(model):
-            self._graphs = DecodeGraphs(model, self.cache, self.rows.last_token)
+        self._graphs = CudaGraphs() if model.decodes_without_waiting else None
+        self.rows = Rows(decoded, max_model_len, vocab, self._device, self._graphs)
 
     # -------------------------------------------------------------------------------------------------- prompts
 
@@ -132,15 +131,16 @@ class ModelRunner:
             prompt.row = None
         return fork
 
-    def start(self, forks: list[Fork]) -> Tensor:
-        """The forks' samples become the next rows; returns the logits `[n, vocab]` of their first tokens."""
+    def start(self, forks: list[Fork]) -> None:
+        """The forks' samples become the next rows, with the logits of their first tokens."""
         source = torch.tensor([fork.source for fork in forks], device=self._device)
         self.cache.copy_rows(source, torch.tensor([fork.target for fork in forks], device=self._device))
         if copies := [fork.page for fork in forks if fork.page is not None]:
             pages = torch.tensor(copies, device=self._device)
             self.cache.copy_pages(pages[:, 0], pages[:, 1])
+        begin = self.rows.active
         self._append([fork.sample for fork in forks])
-        return self._prompt_logits[source - self._first_prompt_row]
+        self.rows.logits[begin : self.rows.active] = self._prompt_logits[source - self._first_prompt_row]
 
     def go_on(self, sample: Sample) -> None:
         """A sample that was taken out with its state becomes the next row."""
@@ -153,23 +153,29 @@ class ModelRunner:
         sample.state = None
         self._append([sample])
 
-    def decode(self) -> Tensor:
-        """Feeds the last token of every running sample; returns the next logits `[active, vocab]`."""
+    def decode(self) -> None:
+        """Feeds the last token of every running sample; leaves the next logits with the rows."""
         active = self.rows.active
         if not active:
-            return self._prompt_logits[:0]
+            return
         lengths = self.pages.length[:active]
         longest = int(lengths.max())
         self.pages.grow(slice(active), lengths + 1)
         self.pages.push()
         lengths += 1
-        if self._graphs is not None:
-            return self._graphs.decode(active, longest)
-        rows = max(active, MIN_ROWS)
-        cache = self.cache.view(rows)
-        if rows > active:
-            cache.clear_rows(slice(active, rows))  # idle rows start over every step, lest they run past the end
-        return self.model.decode(self.rows.last_token[:rows], cache, longest)[:active]
+        if self._graphs is None:
+            rows = max(active, MIN_ROWS)
+            if rows > active:  # idle rows start over every step, lest they run past the end
+                self.cache.view(rows).clear_rows(slice(active, rows))
+            self._decode(rows, longest)
+            return
+        rows = row_bucket(active, len(self.rows.last_token))
+        pages = page_bucket(longest // PAGE_SIZE + 1, self.cache.block_table.shape[1])
+        self.cache.length[active:rows] = IDLE
+        self._graphs.run(("decode", rows, pages), lambda: self._decode(rows, pages * PAGE_SIZE - 1))
+
+    def _decode(self, rows: int, longest: int) -> None:
+        self.rows.logits[:rows] = self.model.decode(self.rows.last_token[:rows], self.cache.view(rows), longest)
 
     def weights_changed(self) -> None:
         """Nothing that old weights computed may be used for other sequences, nor copies of them."""

@@ -3,9 +3,6 @@
 from collections import deque
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor
-
 from deltarl.kernels.chunk import CHUNK_SIZE
 from deltarl.rollout.model_runner import Fork, ModelRunner
 from deltarl.rollout.pages import pages_of
@@ -76,13 +73,12 @@ class Scheduler:
             self._paused.clear()
             self._requeue([_replay(s) for s in samples])
 
-    def next_logits(self) -> Tensor:
-        """Feeds every running sample its last token and lets others in; returns the logits `[active, vocab]` of all."""
+    def advance(self) -> None:
+        """Feeds every running sample its last token and lets others in; the rows then have the logits of all."""
         self._go_on_with_paused()
         self._make_room()
-        logits = self._runner.decode()
-        started = self._start()
-        return torch.cat([logits, *started]) if started else logits
+        self._runner.decode()
+        self._start()
 
     # ------------------------------------------------------------------------------------------------ admission
 
@@ -95,15 +91,14 @@ class Scheduler:
                     return
             self._runner.go_on(self._paused.popleft())
 
-    def _start(self) -> list[Tensor]:
-        """Starts samples in free rows; returns the logits `[n, vocab]` that their first tokens are drawn from."""
-        logits = []
+    def _start(self) -> None:
+        """Starts samples in free rows."""
         prefilled = False
         while self._rows.active < self._max_num_seqs and not self._paused:
             if self._ready:
                 forks = self._fork()
                 if forks:
-                    logits.append(self._runner.start(forks))
+                    self._runner.start(forks)
                 elif self._rows.active or not self._displace(keep=self._ready[0]):
                     break
             elif self._waiting and not prefilled:
@@ -112,7 +107,6 @@ class Scheduler:
                     break
             else:
                 break
-        return logits
 
     def _fork(self) -> list[Fork]:
         """Gives the samples of ready prompts rows, as far as rows and pages go."""

@@ -1,5 +1,7 @@
 """The engine on a GPU: CUDA graphs change nothing; in batch-invariant mode the learner has the sampler's numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rollout_models import Trajectory
@@ -123,12 +125,10 @@ def test_in_batch_invariant_mode_gradients_are_those_of_the_plain_mode():
 
 @pytest.mark.parametrize("kind", ["hybrid", "attention"])
 def test_a_graph_gives_what_the_model_gives_without(kind, monkeypatch):
-    from deltarl.rollout.decode_graphs import DecodeGraphs
-
     model = policy(kind, torch.float32)
     engine, with_graphs = answers(model)
     assert engine._runner._graphs is not None
-    monkeypatch.setattr(DecodeGraphs, "can_capture", staticmethod(lambda model: False))
+    monkeypatch.setattr(HybridForCausalLM, "decodes_without_waiting", False)
     engine, without = answers(model)
     assert engine._runner._graphs is None
     same = sum(a.completion_ids == b.completion_ids for a, b in zip(with_graphs, without, strict=True))
@@ -137,7 +137,7 @@ def test_a_graph_gives_what_the_model_gives_without(kind, monkeypatch):
     assert float(gap.abs().max()) < 1e-4
 
 
-def test_new_weights_reach_the_graphs_without_a_prefill(invariant):
+def test_new_weights_reach_the_graphs_without_a_prefill(invariant, monkeypatch):
     model, other = policy(seed=0), policy(seed=1)
     engine = Engine(model, max_num_seqs=8, max_model_len=512)
     engine.add_request("a", prompts()[0], SamplingParams(max_tokens=40, seed=1))
@@ -148,13 +148,30 @@ def test_new_weights_reach_the_graphs_without_a_prefill(invariant):
     answer = request.outputs[0]
     assert answer.weight_versions == [0] * 10 + [1] * 30
     # The state is the old weights', but what reads it is new: the same as without graphs.
+    monkeypatch.setattr(HybridForCausalLM, "decodes_without_waiting", False)
     engine = Engine(policy(seed=0), max_num_seqs=8, max_model_len=512)
-    engine._runner._graphs = None
     engine.add_request("a", prompts()[0], SamplingParams(max_tokens=40, seed=1))
     for _ in range(10):
         engine.step()
     engine.load_weights(WeightUpdate.of(other, 1))
     assert engine.run(1000)[0].outputs[0].token_ids == answer.token_ids
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(n=4, max_tokens=30, seed=1, temperature=0.0),
+        SamplingParams(n=4, max_tokens=30, seed=1, temperature=0.7, stop_token_ids=(5, 6, 7)),
+        SamplingParams(n=4, max_tokens=30, seed=1, top_k=20, top_p=0.9),
+        SamplingParams(n=4, max_tokens=30, seed=1, repetition_penalty=1.2, logprobs=3),
+    ],
+)
+def test_a_captured_draw_is_the_draw(invariant, params, monkeypatch):
+    model = policy()
+    with_graphs = answers(model, [replace(params, max_tokens=8 + 5 * i) for i in range(len(prompts()))])[1]
+    monkeypatch.setattr(HybridForCausalLM, "decodes_without_waiting", False)
+    without = answers(model, [replace(params, max_tokens=8 + 5 * i) for i in range(len(prompts()))])[1]
+    assert with_graphs == without
 
 
 def test_bf16_without_the_mode_stays_within_the_bound():
