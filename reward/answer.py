@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from deltarl.reward.brackets import SEPARATORS, BracketParser
 from deltarl.reward.expression import percent
-from deltarl.reward.limits import MAX_ITEMS, ParseError
+from deltarl.reward.limits import MAX_ITEMS, LimitError, ParseError
 from deltarl.reward.matrices import scalar
 from deltarl.reward.realset import real_set
 from deltarl.reward.relations import RELATIONS, approximation, joined, relation, remainder, set_named, union, without
@@ -25,7 +25,7 @@ from deltarl.reward.tree import (
     product,
 )
 from deltarl.reward.units import unit_name
-from deltarl.reward.vocabulary import MULTIPLES, denies, names_a_number, spelled_number
+from deltarl.reward.vocabulary import MULTIPLES, spelled_number, takes_back
 
 _MAX_UNIT_WORDS = 4
 _COLON = Token("op", ":")
@@ -54,7 +54,7 @@ class AnswerParser(BracketParser):
             words.add(self.take().value)
             items.append(self.item())
             if len(items) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
         node = joined(items, words)
         if isinstance(node, SetLike) and self.next_is(":"):
             node = self.in_two_notations(node)
@@ -78,7 +78,7 @@ class AnswerParser(BracketParser):
                 return approximation(sides, self.side())  # what came before is exact
             sides.append(self.side())
         for name in sides[: len(ops)]:
-            if isinstance(name, Text) and (denies(name.words) or names_a_number(name.words)):
+            if isinstance(name, Text) and takes_back(name.words):
                 raise ParseError("a name that takes the value back")
         return relation(sides, ops) if ops else sides[0]
 
@@ -103,7 +103,7 @@ class AnswerParser(BracketParser):
         if at == self.at or self.tokens[at] != _COLON:
             return None
         words = self.words()
-        if denies(words) and set_named(words) is None:
+        if takes_back(words) and set_named(words) is None:
             raise ParseError("a label that takes the value back")
         self.expect(":")
         return Text(words)
@@ -206,7 +206,7 @@ class AnswerParser(BracketParser):
         while self.accept(":"):
             parts.append(scalar(self.expression()))
             if len(parts) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
         return Seq("ratio", tuple(parts))
 
     def colon_divides(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from deltarl.reward.expression import ExpressionParser
-from deltarl.reward.limits import MAX_ITEMS, MAX_MATRIX_SIDE, ParseError
+from deltarl.reward.limits import MAX_ITEMS, MAX_MATRIX_SIDE, LimitError, ParseError
 from deltarl.reward.relations import REAL_LINE, set_named
 from deltarl.reward.tree import (
     Const,
@@ -47,7 +47,7 @@ class BracketParser(ExpressionParser):
         while self.accept(","):
             found.append(parse())
             if len(found) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
         return found
 
     def bracketed(self, opening: str) -> Node:
@@ -88,7 +88,7 @@ class BracketParser(ExpressionParser):
                 row.append(self.cell())
             rows.append(row)
             if len(rows) > MAX_MATRIX_SIDE or len(row) > MAX_MATRIX_SIDE:
-                raise ParseError(f"a matrix of more than {MAX_MATRIX_SIDE} rows or columns")
+                raise LimitError(f"a matrix of more than {MAX_MATRIX_SIDE} rows or columns")
             if not self.accept("newline"):
                 self.expect("end")
                 break

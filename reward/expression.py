@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from deltarl.reward.functions import POWER, PRODUCT, SIGN, SUM, FunctionParser
-from deltarl.reward.limits import MAX_ITEMS, ParseError
+from deltarl.reward.limits import MAX_ITEMS, LimitError, ParseError
 from deltarl.reward.literals import number
 from deltarl.reward.matrices import determinant, inverse, minus, plus, scalar, times, transpose
 from deltarl.reward.scanner import END, Token
@@ -249,7 +249,7 @@ class ExpressionParser(FunctionParser, ABC):
         while self.accept(","):
             items.append(self.expression())
             if len(items) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
         self.expect("}")
         return Seq("set", tuple(items))
 

@@ -10,6 +10,7 @@ from deltarl.reward.attached import with_attachments
 from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_ITEMS
 from deltarl.reward.prose import (
     bare_answer,
+    is_asked_at,
     is_changed_at,
     is_denial,
     is_denied,
@@ -222,7 +223,7 @@ def _boxes(text: str, trusted: bool = False) -> Iterator[str | Reason]:
         names.insert(0, _name(text, start))
         begin = start
         seen += 1
-    if is_denied_at(text, begin):
+    if is_denied_at(text, begin) or is_asked_at(text, end):
         yield Reason.RETRACTED
         return
     denied = _unless_denied(content, text[end : end + MAX_ANSWER_CHARS])

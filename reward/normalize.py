@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_NORMALIZED_CHARS, ParseError
+from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_NORMALIZED_CHARS, LimitError, ParseError
 
 _SMALL_GREEK = [
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu",
@@ -55,7 +55,7 @@ def normalize(text: str) -> str:
         ParseError: too long, or it holds control, format (zero-width, right-to-left) or unassigned characters.
     """
     if len(text) > MAX_ANSWER_CHARS:
-        raise ParseError(f"longer than {MAX_ANSWER_CHARS} characters")
+        raise LimitError(f"longer than {MAX_ANSWER_CHARS} characters")
     text = _UNESCAPED.sub(lambda match: _ESCAPES[match.group()[-1]], text)
     hidden = _CONTROL.search(text)
     if hidden:
@@ -85,7 +85,7 @@ def _to_ascii(text: str) -> str:
     text = _CIRCLED.sub(lambda run: ",".join(run.group()), text)
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
     if len(text) > MAX_NORMALIZED_CHARS:
-        raise ParseError(f"longer than {MAX_NORMALIZED_CHARS} characters after unicode normalisation")
+        raise LimitError(f"longer than {MAX_NORMALIZED_CHARS} characters after unicode normalisation")
     return text
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from deltarl.reward import wording
 from deltarl.reward.answer import AnswerParser
-from deltarl.reward.limits import MAX_DEPTH, MAX_ITEMS, MAX_NODES, ParseError
+from deltarl.reward.limits import MAX_DEPTH, MAX_ITEMS, MAX_NODES, LimitError, ParseError
 from deltarl.reward.literals import number
 from deltarl.reward.remarks import without_remarks
 from deltarl.reward.scanner import END, Token
@@ -55,7 +55,7 @@ def _parse_mathematics(text: str) -> Node:
     if len(tokens) > _FEW_TOKENS:
         size, depth = measure(node)
         if size > MAX_NODES or depth > MAX_DEPTH:
-            raise ParseError(f"more than {MAX_NODES} terms or {MAX_DEPTH} levels")
+            raise LimitError(f"more than {MAX_NODES} terms or {MAX_DEPTH} levels")
     return node
 
 
@@ -76,7 +76,7 @@ def _both(upper: Node, lower: Node) -> Node:
             for pair in zip(uppers, lowers, strict=True):
                 items += pair[:1] if pair[0] == pair[1] else pair
             if len(items) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
             return Seq(kind, tuple(items))
     return Seq("list", (upper, lower))
 
