@@ -4,6 +4,7 @@ import operator
 from fractions import Fraction
 
 from deltarl.reward.brackets import SEPARATORS, BracketParser
+from deltarl.reward.compounds import compound, with_compounds
 from deltarl.reward.expression import percent
 from deltarl.reward.limits import MAX_ITEMS, LimitError, ParseError
 from deltarl.reward.matrices import scalar
@@ -55,7 +56,7 @@ class AnswerParser(BracketParser):
             items.append(self.item())
             if len(items) > MAX_ITEMS:
                 raise LimitError(f"more than {MAX_ITEMS} elements")
-        node = joined(items, words)
+        node = joined(items if "or" in words else with_compounds(items), words)
         if isinstance(node, SetLike) and self.next_is(":"):
             node = self.in_two_notations(node)
         if self.next != END:
@@ -182,7 +183,21 @@ class AnswerParser(BracketParser):
             node, unit = product(Num(Fraction(MULTIPLES[first])), scalar(node)), rest
         if unit in _PERCENT_WORDS:
             return percent(scalar(node))
-        return Quantity(scalar(node), unit) if unit else node
+        if not unit:
+            return node
+        quantity = Quantity(scalar(node), unit)
+        return self.with_smaller_unit(quantity) or quantity
+
+    def with_smaller_unit(self, quantity: Quantity) -> Quantity | None:
+        """``quantity`` with what follows in a smaller unit: ``3 in`` behind ``5 ft``."""
+        at = self.at + (self.next == Token("op", "and"))
+        if self.tokens[at].kind != "num":
+            return None
+        start, self.at, unit, self.unit = self.at, at, self.unit, None
+        both = compound(quantity, self.with_unit(self.expression()))
+        if both is None:
+            self.at, self.unit = start, unit
+        return both
 
     def note_unit(self, unit: str) -> None:
         if len(unit.split()) > _MAX_UNIT_WORDS:
@@ -197,6 +212,8 @@ class AnswerParser(BracketParser):
     def braced_unit(self) -> str:
         self.expect("{")
         power = self.take().value
+        if power == "-":
+            power += self.take().value
         self.expect("}")
         return f"{self.unit}^{power}"
 

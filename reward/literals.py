@@ -7,7 +7,8 @@ from functools import lru_cache
 from deltarl.reward.limits import MAX_DIGITS, MAX_LITERAL_DIGITS, LimitError
 from deltarl.reward.tree import Num
 
-_FRACTION = r"(?:\.[0-9]*(?:\\overline\{[0-9]+\}|\([0-9]+\))|\.[0-9]+)"
+_FRACTION = r"(?:\.[0-9]*(?:\\(?:overline|bar|dot)(?:\{[0-9]+\}|[ ]?[0-9])|\([0-9]+\))|\.[0-9]+)"
+_CYCLE = re.compile(r"\\(?:overline|bar|dot)\{? ?([0-9]+)\}?")
 _POWER_OF_TEN = r"(?:[eE][+-]?[0-9]{1,5}(?![0-9.]))"
 
 
@@ -40,8 +41,9 @@ def number(literal: str) -> Num:
         raise LimitError(f"a number of more than {MAX_LITERAL_DIGITS} digits")
     if literal.isdigit():
         return Num(Fraction(int(literal)))
-    mantissa, _, power = literal.lower().partition("e") if "overline" not in literal else (literal, "", "")
-    whole, _, places = mantissa.replace(r"\overline{", "(").replace("}", ")").partition(".")
+    literal = _CYCLE.sub(r"(\1)", literal)
+    mantissa, _, power = literal.lower().partition("e")
+    whole, _, places = mantissa.partition(".")
     places, repeats, cycle = places.partition("(")
     shift = int(power or 0)
     if abs(shift) > MAX_DIGITS:
