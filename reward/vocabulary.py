@@ -84,6 +84,7 @@ _PARTICIPLE = re.compile(r"[a-z]*[aeiouy][a-z]*(?<!e)ed")
 _ADVERB = re.compile(r"[a-z]{2,}ly")
 _VOWEL = re.compile(r"[aeiouy]")
 _JOINING = frozenset({"per", "of", "in", "for", "each", "total", "altogether", "left"})
+_TOGETHER = frozenset({"total", "altogether", "left"})
 _MOST_NOUNS = 2
 _SHORTEST_NOUN = 3
 
@@ -128,7 +129,9 @@ def says_of_what(words: str) -> bool:
     participle or adverb, and no abbreviation, which may be any of these.
     """
     parts = [part for part in re.findall(r"[a-z]+", words.casefold()) if part not in _JOINING]
-    return 0 < len(parts) <= _MOST_NOUNS and not any(map(_may_change_a_value, parts))
+    if not parts:
+        return words.split()[-1] in _TOGETHER
+    return len(parts) <= _MOST_NOUNS and not any(map(_may_change_a_value, parts))
 
 
 def _may_change_a_value(word: str) -> bool:
