@@ -49,7 +49,7 @@ _DELIMITER = r"\$|\\[()\[\]]"
 _OPERATOR_OUTSIDE = re.compile(
     r"(?P<relation>\\(?:neq?|not|leq?|geq?|leqslant|geqslant|lt|gt|ll|gg|pm|mp|times|cdot|div|sqrt)|[≠≤≥<>±×÷·√])"
     rf"(?P<gap>[\s~]*(?:{_DELIMITER})(?:[\s~]|{_DELIMITER}|\\[,;:! ])*)$"
-    rf"|(?P<sign>[-+*/^−])(?P<between>[\s~]*)(?P<first>{_DELIMITER})(?:[\s~]|{_DELIMITER}|\\[,;:! ])*$"
+    rf"|(?P<sign>[-+*/^−])(?P<between>(?:[\s~]|\\[,;:! ])*)(?P<first>{_DELIMITER})(?:[\s~]|{_DELIMITER}|\\[,;:! ])*$"
 )
 _BARS = re.compile(r"(?:\\left\s*|\\[lr]?)?\|$|\\[lr]?vert\s*$")
 _BARS_AFTER = re.compile(r"(?:\\right\s*|\\[lr]?)?\||\\[lr]?vert(?![A-Za-z])")

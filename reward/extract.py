@@ -34,7 +34,7 @@ _MAX_BOXES = 300
 """How many boxes, tags or statements before the last one are looked at."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:[ \n]{0,4}\{|[ \n]{0,4}(?=[0-9]))")
-_NAMED = re.compile(r"(\S?)\s*(?<![A-Za-z\\])([A-Za-z](?:_\{?\w{1,9}\}?)?)\s*&?=\s*$")
+_NAMED = re.compile(r"(\S?)\s*(?<![A-Za-z\\])([A-Za-z](?:_\{?\w{1,9}\}?)?)\s*&?=[\s$]*$")
 _LEFT_SIDE = re.compile(r"([^=$,;.&\n]{1,40})&?=\s*$")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[0-9]+(?:\.[0-9]+)?")
