@@ -22,7 +22,7 @@ _PRICE = re.compile(r"\s*\$\s*[0-9]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # What is left of \frac, \text and others where somebody took the backslash for the beginning of an escape.
 _UNESCAPED = re.compile(
-    r"\\?(?:\x0c(?=rac)|\x08(?=inom|egin|eta|oxed|ar)|\t(?=frac|imes|heta|ext)|\r(?=ight|ho|angle|floor|ceil)"
+    r"\\?(?:\x0c(?=rac)|\x08(?=inom|egin|eta|oxed|ar)|\t(?=frac|imes|heta)|\r(?=ight|ho|angle|floor|ceil)"
     r"|\x07(?=lpha|pprox|ngle)|\x0b(?=ec|ert))"
 )
 _ESCAPES = {"\x0c": r"\f", "\x08": r"\b", "\t": r"\t", "\r": r"\r", "\x07": r"\a", "\x0b": r"\v"}
