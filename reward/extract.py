@@ -301,7 +301,7 @@ def _left_side(text: str, start: int) -> str:
 
 
 def _is_equated(text: str, window: int, start: int) -> bool:
-    """Whether an equals sign comes before ``start``; without one there is no need to try a pattern at every character."""
+    """Whether an equals sign comes right before ``start``: a quick way to see that no pattern that needs it matches."""
     return text[window:start].rstrip().endswith("=")
 
 

@@ -33,7 +33,7 @@ _DENIED_BEFORE = re.compile(
     r"[\s$*(\[{\\\"']*$",
     re.IGNORECASE,
 )
-_DENYING = frozenset("not never neither cannot t be equal to exactly simply just".split())
+_DENYING = frozenset(["not", "never", "neither", "cannot", "t", "be", "equal", "to", "exactly", "simply", "just"])
 """What can be the last word of a match; so too below."""
 _DOUBTED_BEFORE = re.compile(r"(?:\b(?:not|never|doubt)|n['’]t)(?:\s+[\w'’]+){0,4}\s+$", re.IGNORECASE)
 _DENIAL = re.compile(
@@ -68,7 +68,7 @@ _CHANGED_BEFORE = re.compile(
     r"|half|twice|double|triple|thrice|different from)(?:\s+(?:of|the))*[\s$(*]+$",
     re.IGNORECASE,
 )
-_CHANGING = frozenset("than from minus negative half twice double triple thrice of the".split())
+_CHANGING = frozenset(["than", "from", "minus", "negative", "half", "twice", "double", "triple", "thrice", "of", "the"])
 _QUALIFIED_AFTER = re.compile(
     r"[\s$)]*(?:dozen|hundred|thousand|million|billion|trillion|squared|cubed|factorial|halves|halfs?|thirds?|quarters?"
     r"|fourths?|fifths?|tenths?|times|or (?:more|less|fewer)|and a (?:half|third|quarter)|plus|minus)\b"
