@@ -57,6 +57,8 @@ def _is_unsolved(node: Node) -> bool:
 
 def _last_side(answer: str) -> str:
     """What stands behind the last equals sign that is not within braces, as that of a sum's index is."""
+    if "=" not in answer:
+        return answer
     depth, start = 0, 0
     for at, char in enumerate(answer):
         depth += (char == "{") - (char == "}")

@@ -35,7 +35,12 @@ def tokenize(text: str) -> list[Token]:
     Raises:
         ParseError: a character or command outside the grammar.
     """
-    return _Tokenizer(normalize(text)).run()
+    return tokenize_normalized(normalize(text))
+
+
+def tokenize_normalized(text: str) -> list[Token]:
+    """``tokenize`` of what ``normalize`` returned."""
+    return _Tokenizer(text).run()
 
 
 class _Tokenizer(CommandScanner):
