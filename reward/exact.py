@@ -50,7 +50,7 @@ def same_value(pred: Node, gold: Node, max_digits: int) -> bool:
         TooLargeError: a value would exceed ``max_digits`` digits.
         UndefinedError: an expression has no value.
     """
-    if pred is gold and _plainly_has_value(pred):
+    if pred is gold and plainly_has_value(pred):
         return True
     normalizer, gold_normalizer = _Normalizer(max_digits), _Normalizer(max_digits)
     pred_form = normalizer.checked_form(pred)
@@ -74,7 +74,7 @@ def same_value(pred: Node, gold: Node, max_digits: int) -> bool:
     raise UndecidedError
 
 
-def _plainly_has_value(node: Node) -> bool:
+def plainly_has_value(node: Node) -> bool:
     """Whether nothing in a tree can be without a value: no function, infinity or power of what may be zero."""
     stack = [node]
     while stack:

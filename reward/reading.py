@@ -4,13 +4,14 @@ import re
 from dataclasses import dataclass
 
 from deltarl.reward.choices import Choice, gold_choice
+from deltarl.reward.exact import plainly_has_value
 from deltarl.reward.extract import extract_answer
 from deltarl.reward.limits import LimitError, ParseError, TooLargeError, UndecidedError, UndefinedError
 from deltarl.reward.parse import parse_answer
 from deltarl.reward.prose import bare_answer
 from deltarl.reward.quick import compare_quickly
 from deltarl.reward.tree import Node
-from deltarl.reward.verdict import DecidedBy, Reason
+from deltarl.reward.verdict import Reason
 
 # What the parser's complaints about size begin with.
 _LIMIT = re.compile(r"(?:a (?:number|matrix) of )?more than |longer than |a power of ten beyond")
@@ -26,15 +27,11 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """A reference answer: its text without what is around it, its tree, and the option it names if it is a letter.
-
-    ``itself`` is how it compares with itself, as ``quick.judge_quickly`` says: half of the answers are gold's text.
-    """
+    """A reference answer: its text without what is around it, its tree, and the option it names if it is a letter."""
 
     text: str
     node: Node
     choice: Choice | None
-    itself: tuple[bool, DecidedBy] | None
 
 
 def read_answer(text: str) -> Node | Unread:
@@ -63,16 +60,16 @@ def read_gold(text: str) -> Gold | Unread:
         text, node = bare, read_answer(bare)
     if isinstance(node, Unread):
         return _unreadable(node.detail)
-    itself = None
     try:
-        itself = compare_quickly(node, node)
+        if not plainly_has_value(node):
+            compare_quickly(node, node)
     except UndefinedError as error:
         return _unreadable(f"has no value: {error}")
     except (UndecidedError, TooLargeError):
         pass
     except Exception as error:
         return _unreadable(type(error).__name__)  # no gold may end the run
-    return Gold(text, node, choice, itself)
+    return Gold(text, node, choice)
 
 
 def _unreadable(detail: str) -> Unread:

@@ -129,8 +129,7 @@ class Verifier:
             if known is not None:
                 self._compared.move_to_end(key)
                 return known
-        gold = pair.gold
-        compared = gold.itself if pair.pred is gold.node else judge_quickly(pair.pred, gold.node)
+        compared = judge_quickly(pair.pred, pair.gold.node)
         if compared is None:
             return None
         right, decided_by = compared
