@@ -45,7 +45,7 @@ _RUN_ON = re.compile(r"(?:qquad|quad|cdot|times|[lr]?vert|pi|pm|leq|geq|neq)(?=[
 """Commands that a letter is often stuck to."""
 _NO_DELIMITER = re.compile(r"\.(?![0-9])")
 _ENDS_OF_OPERAND = CLOSING | {"}", "!"}
-_COMMANDS = {name: Token(*pair) for name, pair in COMMAND_TOKENS.items()}
+COMMANDS = {name: Token(*pair) for name, pair in COMMAND_TOKENS.items()}
 
 
 class CommandScanner(Scanner):
@@ -60,7 +60,7 @@ class CommandScanner(Scanner):
         if name == "\\" and self.environments > 0:
             self.at = match.end()
             return self.add("op", "newline")
-        token = _COMMANDS.get(name)
+        token = COMMANDS.get(name)
         if token is not None:
             self.at = match.end()
             return self.append(token)

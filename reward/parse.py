@@ -56,7 +56,7 @@ def _parse_normalized(text: str) -> Node:
     tokens = without_remarks(tokenize_normalized(text))
     if len(tokens) == 3 and tokens[0].kind == "sym" and tokens[1] in (Token("op", ")"), Token("op", ":")):
         tokens = [tokens[0], END]  # a multiple-choice letter written "C)" or "C:"
-    if any(sign in tokens for sign in _PLUS_MINUS):
+    if ("pm" in text or "mp" in text) and any(sign in tokens for sign in _PLUS_MINUS):
         upper, lower = (AnswerParser(_choose_sign(tokens, pm, mp)).answer() for pm, mp in ("+-", "-+"))
         node: Node = _both(upper, lower)
     else:
