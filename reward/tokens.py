@@ -19,7 +19,7 @@ _WHOLE = re.compile(r"[0-9]+(?![0-9.,{\\ eE(_^snrt])")
 _PLAIN = re.compile(
     r"[ \t\r\n~$]*+(?:([<>!]=|=[<>]|\*\*|[+\-/|:%=<>!*()\[\]{},;]|\^(?=\{?[0-9A-Za-z+\-(])|[A-Za-z](?![A-Za-z]|\s?_)"
     r"|[0-9]++(?:\.[0-9]++(?!\())?+"
-    r"(?![.eE_]| ?\{| [0-9]|,[0-9\\]|\^\s*\{?\s*(?:\\|[snrt])|[snrt][tdh]|\\(?:[,m]|te|rm))"
+    r"(?![.eE_]| ?\{| [0-9]|,[0-9\\]|\^\s*\{?\s*(?:\\|[snrt])|\\(?:[,m]|te|rm))"
     r"|\\(?:[A-Za-z]++(?!\s?_|\.)|[{},;!: ]))|)"
 )
 """A token that stands for itself, or nothing: where a word, subscript, separator of digits or the like may begin."""
