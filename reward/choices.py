@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from deltarl.reward.vocabulary import DENYING, WRONG
+
 _WRAPPERS = re.compile(
     r"\\(?:text(?:bf|rm|it|normal)?|mathrm|mathbf|mathsf|mathit|operatorname|rm|bf)(?![A-Za-z])|[{}$*]|\\[()\[\] ,;:!]"
     r"|\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\q?quad"
@@ -27,13 +29,9 @@ _CUE = re.compile(
 )
 _OPENING = re.compile(r"[\s(\[\"']*")
 _BARE = re.compile(r"(?:and|or|maybe|perhaps|possibly|also|even|[\s()\[\]\"'/&]|[A-J](?![A-Za-z]))+", re.IGNORECASE)
-_DENIED_BEFORE = re.compile(
-    r"\b(?:not|never|neither|nor|no|non|cannot|without|except|instead of|rather than|eliminates?d?|rules? out"
-    r"|ruled out|excludes?d?)\b|n['’]t\b|不|非",
-    re.IGNORECASE,
-)
+_DENIED_BEFORE = re.compile(DENYING, re.IGNORECASE)
 _DENIED_AFTER = re.compile(
-    r"\)?\s*(?:(?:is|was|are|were|seems|looks)\s+(?:\w+ly\s+)?(?:not|wrong|incorrect|false|out|eliminated|impossible)\b"
+    rf"\)?\s*(?:(?:is|was|are|were|seems|looks)\s+(?:\w+ly\s+)?(?:not|out|{WRONG})\b"
     r"|(?:is|was|can|could|does|do)n['’]t\b|(?:cannot|can not|does not)\b|不对|错)",
     re.IGNORECASE,
 )

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from deltarl.reward.functions import POWER, PRODUCT, SIGN, SUM, FunctionParser
-from deltarl.reward.limits import MAX_ITEMS, ParseError
+from deltarl.reward.limits import MAX_ITEMS, LimitError, ParseError
 from deltarl.reward.literals import number
 from deltarl.reward.matrices import determinant, inverse, minus, plus, scalar, times, transpose
 from deltarl.reward.scanner import END, Token
@@ -26,6 +26,7 @@ from deltarl.reward.tree import (
 
 _DEGREE = product(Const("pi"), Num(Fraction(1, 180)))
 _OPERAND_OPS = frozenset(["(", "{", "[", "frac", "binom", "lfloor", "lceil", "begin", "sum", "prod"])
+_BEHIND_INTERVALS = frozenset(["", "cup", "setminus", ",", "or", "and", ")", r"\}"])
 _POSTFIXES = frozenset(["^", "!", "%", "degree"])
 _TRANSPOSES = (Token("sym", "T"), Token("text", "T"))
 
@@ -95,6 +96,8 @@ class ExpressionParser(FunctionParser, ABC):
         if kind == "op":
             if value == "(":
                 return self.tokens[self.at + 1] != Token("op", "mod")
+            if value == "[" and self.tokens[self.at + 1].value in _BEHIND_INTERVALS:
+                return False  # the end of ]0, 1[
             return value in _OPERAND_OPS or (value == "|" and not self.bars)
         if kind in ("num", "based"):
             if self.tokens[self.at - 1] == Token("op", "!") or self.exponent_ends():
@@ -187,7 +190,7 @@ class ExpressionParser(FunctionParser, ABC):
                 return scalar(self.expression(SIGN))
             case "-":
                 return minus(self.expression(SIGN))
-            case "(" | "[" | r"\{" | "langle":
+            case "(" | "[" | "]" | r"\{" | "langle":
                 return self.bracketed(op)
             case "{":
                 inner = self.expression()
@@ -250,7 +253,7 @@ class ExpressionParser(FunctionParser, ABC):
         while self.accept(","):
             items.append(self.expression())
             if len(items) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
         self.expect("}")
         return Seq("set", tuple(items))
 

@@ -10,6 +10,7 @@ from deltarl.reward.attached import with_attachments
 from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_ITEMS
 from deltarl.reward.prose import (
     bare_answer,
+    is_asked_at,
     is_changed_at,
     is_denial,
     is_denied,
@@ -33,7 +34,7 @@ _MAX_BOXES = 300
 """How many boxes, tags or statements before the last one are looked at."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:[ \n]{0,4}\{|[ \n]{0,4}(?=[0-9]))")
-_NAMED = re.compile(r"(\S?)\s*(?<![A-Za-z\\])([A-Za-z](?:_\{?\w{1,9}\}?)?)\s*&?=\s*$")
+_NAMED = re.compile(r"(\S?)\s*(?<![A-Za-z\\])([A-Za-z](?:_\{?\w{1,9}\}?)?)\s*&?=[\s$]*$")
 _LEFT_SIDE = re.compile(r"([^=$,;.&\n]{1,40})&?=\s*$")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -67,7 +68,9 @@ _TURN = re.compile(
 _SIGNS_OF_TURN = ("<", "Human:", "User:")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
-_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?")
+_NUMBER = re.compile(
+    r"(?:(?<![0-9A-Za-z])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?<![0-9,])[0-9]+,[0-9]{1,2}(?![0-9,])|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?"
+)
 
 
 def extract_answer(text: str, marker: str = "boxed", trusted: bool = False) -> str | None:
@@ -225,7 +228,7 @@ def _boxes(text: str, trusted: bool = False) -> Iterator[str | Reason]:
         parts.insert(0, _whole(text, start, box[1], box[0]))
         boxes.insert(0, start)
         begin = start
-    if is_denied_at(text, begin):
+    if is_denied_at(text, begin) or is_asked_at(text, end):
         yield Reason.RETRACTED
         return
     denied = _unless_denied(content, text[end : end + MAX_ANSWER_CHARS])

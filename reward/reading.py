@@ -1,6 +1,5 @@
 """Answer and gold texts as trees, or the reason why not; nothing raised, whatever the text."""
 
-import re
 from dataclasses import dataclass
 
 from deltarl.reward.choices import Choice, gold_choice
@@ -12,9 +11,6 @@ from deltarl.reward.prose import bare_answer
 from deltarl.reward.quick import compare_quickly
 from deltarl.reward.tree import Node
 from deltarl.reward.verdict import Reason
-
-# What the parser's complaints about size begin with.
-_LIMIT = re.compile(r"(?:a (?:number|matrix) of )?more than |longer than |a power of ten beyond")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +35,7 @@ def read_answer(text: str) -> Node | Unread:
     try:
         return parse_answer(text)
     except ParseError as error:
-        detail = str(error)
-        too_large = isinstance(error, LimitError) or _LIMIT.match(detail) is not None
-        return Unread(Reason.LIMITS if too_large else Reason.UNREADABLE, detail)
+        return Unread(Reason.LIMITS if isinstance(error, LimitError) else Reason.UNREADABLE, str(error))
     except Exception as error:
         return Unread(Reason.UNREADABLE, type(error).__name__)  # no answer may end the run
 

@@ -82,6 +82,9 @@ class Scanner:
         words = " ".join(word for word in words.split() if word not in ("a", "an", "the"))
         if not words:
             return True
+        if words.endswith(" and") and self.last().kind == "num":
+            self.add("text", words.removesuffix(" and"))  # 2 hours and
+            return self.add("op", "and")
         self.add("text", words)
         return not content.rstrip().endswith(":") or self.add("op", ":")
 

@@ -10,7 +10,7 @@ from deltarl.reward.limits import ParseError
 from deltarl.reward.literals import NUMBER, NUMBER_IN_BRACKETS, without_separators
 from deltarl.reward.normalize import normalize
 from deltarl.reward.scanner import COMMA, END, FEWEST_LETTERS, LETTER_TOKENS, Token
-from deltarl.reward.units import CURRENCY_WORDS, PLAIN_SYMBOLS
+from deltarl.reward.units import CURRENCY_WORDS, PLAIN_SYMBOLS, SYMBOLS
 from deltarl.reward.vocabulary import spelled_number
 
 _SPACES = frozenset(" \t\r\n~$")
@@ -31,6 +31,7 @@ _ORDINAL = re.compile(
     r"\s*(?:\^\s*\{?\s*|(?<=[0-9]))(?:\\(?:mathrm|text|textsuperscript|rm)\s*\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)(?![A-Za-z]))\s*\}?"
 )
 _SET_BUILDER = re.compile(r"\||\\mid|:")
+_NEXT_NUMBER = re.compile(r"\s+(?=[0-9])")
 _LIST_GAP = re.compile(r"[0-9]\s*,\s")
 _ARGUMENT = re.compile(r"[\s~]*(?:[A-Za-z0-9({\[|_^]|\\[A-Za-z{])")
 _FIRST_OF_PAIR = frozenset(pair[0] for pair in PAIRED_SIGNS)
@@ -161,6 +162,8 @@ class _Tokenizer(CommandScanner):
         if match is None:
             return False
         word = match.group()
+        if word in SYMBOLS and self.last().kind == "num" and self.is_part_of_compound(word):
+            return self.add("text", word)
         if len(word) == 1:
             return self.symbol(word) if self.subscript_follows() else self.add_letter(word)
         if word in PLAIN_SYMBOLS and self.last().kind == "num" and not self.argument_follows(word):
@@ -179,6 +182,14 @@ class _Tokenizer(CommandScanner):
         for letter in word[:-1]:
             self.add_letter(letter)
         return self.symbol(word[-1]) if self.subscript_follows() else self.add_letter(word[-1])
+
+    def is_part_of_compound(self, word: str) -> bool:
+        """Whether letters behind a number are a unit, as another number follows, or one in a unit came before."""
+        if self.match(_NEXT_NUMBER):
+            return True
+        if word == "in" and self.text[self.at - 3].isspace() and not self.text[self.at :].strip():
+            return True  # 63 in
+        return word == "in" and len(self.tokens) > 2 and "text" in (self.tokens[-2].kind, self.tokens[-3].kind)
 
     def argument_follows(self, word: str) -> bool:
         """Whether a word that is a function as well as a unit, such as min, has an argument."""
