@@ -36,6 +36,7 @@ _LINKS = RELATIONS | {"=", "in", "approx"}
 _SET_OPS = frozenset(["cup", "setminus", "-", ":", "over", "choose", "pmod", "mod", "("])
 _PROBABILITIES = (Token("sym", "P"), Token("sym", "E"))
 _EXTREMES = (Token("func", "max"), Token("func", "min"))
+_KINDS_OF_LABEL = ("sym", "func", "text")
 _UNITS_BELOW = tuple(Token("sym", letter) for letter in "hsmgL")
 _PERCENT_WORDS = frozenset({"percent", "percentage", "pct"})
 
@@ -69,14 +70,14 @@ class AnswerParser(BracketParser):
         if label is not None:
             return Equation((label, self.item()))
         sides, ops = [self.side()], list[str]()
-        while self.next.kind == "op" and self.next.value in _LINKS:
-            if self.accept("=") or self.accept("in"):
-                ops.append("=")
-            elif self.next.value in RELATIONS:
-                ops.append(self.take().value)
-            else:
-                self.expect("approx")
+        while True:
+            kind, link = self.tokens[self.at]
+            if kind != "op" or link not in _LINKS:
+                break
+            self.at += 1
+            if link == "approx":
                 return approximation(sides, self.side())  # what came before is exact
+            ops.append(link if link in RELATIONS else "=")
             sides.append(self.side())
         for name in sides[: len(ops)]:
             if isinstance(name, Text) and takes_back(name.words):
@@ -93,6 +94,8 @@ class AnswerParser(BracketParser):
 
     def label(self) -> Text | None:
         """``Minimum:``, ``min =``, ``Paolo:`` or ``P(X = 2) =``, which says what the value after it is."""
+        if self.next.kind not in _KINDS_OF_LABEL:
+            return None
         if self.tokens[self.at] in _PROBABILITIES and self.tokens[self.at + 1] == Token("op", "("):
             return self.probability()
         if self.next in _EXTREMES and self.tokens[self.at + 1] == Token("op", "="):
@@ -138,7 +141,8 @@ class AnswerParser(BracketParser):
 
     def with_operations(self, node: Node) -> Node:
         """``node`` with what may follow the first operand: more sets, the rest of a ratio, a modulus."""
-        if self.next.kind != "op" or self.next.value not in _SET_OPS:
+        kind, op = self.tokens[self.at]
+        if kind != "op" or op not in _SET_OPS:
             return node
         if self.next_is("cup"):
             parts = [node]

@@ -4,7 +4,7 @@ Read from the tokens on both sides, up to the end of the formula, an equals sign
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from deltarl.reward.units import conversion
 
@@ -39,9 +39,11 @@ _WORDS = re.compile(r"[A-Za-z]+(?:(?: per |[/^ ]|\s)(?:[$\\(]{0,2})[A-Za-z0-9]+)
 _GROUP = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]{0,60})\}(\^\{?[0-9]\}?)?")
 _ENUMERATOR = re.compile(r"\(?(?:[0-9]{1,3}|[A-Za-z]{1,3})\)(?:\s*-)?|[0-9]{1,3}|[A-Za-z]|[-+*>#]")
 _PLAIN = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
-_DIGITS_BEFORE = re.compile(r"[0-9][0-9.,]*$")
+_DIGITS_BEFORE = re.compile(r"[0-9][0-9.,]*\Z")
 _DIGITS_AFTER = re.compile(r"[.,]?[0-9]+")
 _WORDS_OF_UNIT = 4
+_NOTHING_BEFORE = re.compile(r"\s*(?:[^\s\w~\\+\-*/^<>!()\[\]{}≤≥≠±×÷·−√π°²³]|[A-Za-z]{2,}+)(?!\\)")
+"""What ends the formula right before a box, read backwards: a sign that is in none, such as $ or =, or a word."""
 _BESIDE, _LONGEST_RELATION = 40, 10
 _SIGNS = tuple("-+*/^−≠≤≥<>±×÷·√")
 _DELIMITER = r"\$|\\[()\[\]]"
@@ -55,8 +57,7 @@ _BARS = re.compile(r"(?:\\left\s*|\\[lr]?)?\|$|\\[lr]?vert\s*$")
 _BARS_AFTER = re.compile(r"(?:\\right\s*|\\[lr]?)?\||\\[lr]?vert(?![A-Za-z])")
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
+class _Left(NamedTuple):
     """What belongs to a box before it: where it begins, the braces it leaves open, and those to be skipped."""
 
     begin: int
@@ -67,7 +68,8 @@ class _Left:
 def with_attachments(text: str, start: int, end: int, content: str) -> str:
     """``content`` of the box at ``text[start:end]``, with what is attached to it; often nothing."""
     if _PLAIN.fullmatch(content.strip()):
-        digits_before = _DIGITS_BEFORE.search(text, max(0, start - _NEAR), start)
+        window = text[max(0, start - _NEAR) : start]
+        digits_before = _DIGITS_BEFORE.search(window) if _ends_in_a_digit(window) else None
         digits_after = _DIGITS_AFTER.match(text, end)
         if digits_before or digits_after:  # one number, a part of it boxed
             matches = (digits_before, digits_after)
@@ -94,6 +96,11 @@ def with_attachments(text: str, start: int, end: int, content: str) -> str:
     content = content.strip()
     before += " " if before[-1:].isalpha() else ""
     return before + (content if _PLAIN.fullmatch(content) and not before[-1:].isdigit() else f"({content})") + after
+
+
+def _ends_in_a_digit(text: str) -> bool:
+    """Whether a number may end ``text``, of which a pattern would have to be tried at every character."""
+    return text[-1:] in tuple("0123456789.,")
 
 
 def _operator_outside(text: str, start: int) -> int | None:
@@ -158,6 +165,8 @@ def _changes(words: str) -> bool:
 
 def _left(text: str, start: int) -> _Left:
     """Where the formula that ends with the box begins, in which no equals sign, comma or word is left."""
+    if _NOTHING_BEFORE.match(text[max(0, start - _NEAR) : start][::-1]):
+        return _Left(start, 0, 0)
     at = max(0, start - _NEAR)
     tokens = list(_TOKEN.finditer(text, at, start))
     depth = opened = wrapped = 0

@@ -41,6 +41,7 @@ _NO_ARTICLE = re.compile(
 _APPLIED = re.compile(r"[A-Za-z0-9]\($")
 _IN_FORMULA_BEFORE = re.compile(r"(?:[=+*/^<>|±×·√≤≥≠\-]|\\[A-Za-z]+)\s*$")
 _IN_FORMULA_AFTER = re.compile(r"\s*[=+*/^<>|±×·√≤≥≠\\\-]|\(")
+_LETTER = re.compile(r"[A-J]")
 _GOLD = re.compile(r"\(\s?([A-J])\s?\)(?:\s+([A-Za-z0-9\\.][^\n]+))?|([A-J])(?:[.):]\s*([^\n]*))?")
 
 
@@ -122,7 +123,7 @@ def _mentions(clause: str) -> Iterator[tuple[str, str, bool]]:
 
 def gold_choice(gold: str) -> Choice | None:
     """The option that a reference answer is: ``B``, ``(B)``, ``B. 12 km`` or ``(B) Cecile``; None if it is none."""
-    match = _GOLD.fullmatch(_WRAPPERS.sub(" ", gold).strip())
+    match = _GOLD.fullmatch(_WRAPPERS.sub(" ", gold).strip()) if _LETTER.search(gold) else None
     if match is None:
         return None
     letter, text = match[1] or match[3], match[2] or match[4] or ""

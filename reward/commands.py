@@ -53,7 +53,7 @@ _NO_DELIMITER = re.compile(r"\.(?![0-9])")
 _UNIT_VECTORS = frozenset("ijk")
 _UNIT_VECTOR = re.compile(r"\\(?:mathbf|boldsymbol|bm|vec|bf|hat|widehat)\s*\{?\s*([ijk])(?![A-Za-z])")
 _ENDS_OF_OPERAND = CLOSING | {"}", "!"}
-_COMMANDS = {name: Token(*pair) for name, pair in COMMAND_TOKENS.items()}
+COMMANDS = {name: Token(*pair) for name, pair in COMMAND_TOKENS.items()}
 
 
 class CommandScanner(Scanner):
@@ -68,7 +68,7 @@ class CommandScanner(Scanner):
         if name == "\\" and self.environments > 0:
             self.at = match.end()
             return self.add("op", "newline")
-        token = _COMMANDS.get(name)
+        token = COMMANDS.get(name)
         if token is not None:
             if token.value == "frac" and (self.derivative() or (self.last().kind == "num" and self.unit_fraction())):
                 return True

@@ -183,6 +183,9 @@ class ExpressionParser(FunctionParser, ABC):
 
     def operator(self, op: str) -> Node:
         match op:
+            case "frac":
+                numerator = self.tex_argument()
+                return product(numerator, reciprocal(self.tex_argument()))
             case "+":
                 return scalar(self.expression(SIGN))
             case "-":
@@ -207,9 +210,6 @@ class ExpressionParser(FunctionParser, ABC):
                 inner = scalar(self.expression())
                 self.expect("r" + op[1:])
                 return Func(op[1:], (inner,))
-            case "frac":
-                numerator = self.tex_argument()
-                return product(numerator, reciprocal(self.tex_argument()))
             case "sum" | "prod":
                 return self.big_operator(op)
             case "binom":
@@ -224,7 +224,8 @@ class ExpressionParser(FunctionParser, ABC):
 
     def mixed(self, whole: Num) -> Num:
         r"""``2\frac{1}{2}`` or ``2 1/2`` is 5/2, unless a further factor makes it look like a product."""
-        if whole.decimals is not None or (self.next.value != "frac" and self.next.kind != "num"):
+        kind, value = self.tokens[self.at]
+        if whole.decimals is not None or (value != "frac" and kind != "num"):
             return whole
         values = [token.value for token in self.tokens[self.at : self.at + 7]]
         if values[:2] == ["frac", "{"] and values[3:5] == ["}", "{"] and values[6:] == ["}"]:

@@ -163,8 +163,10 @@ class Pairing:
 
     def _without_percent(self, pair: Pair) -> Pair | None:
         """The pair without the percent sign of one side, if they are equal so and the question makes it superfluous."""
-        marked, gold_marked = _PERCENT.search(pair.answer) is not None, _PERCENT.search(pair.gold.text) is not None
-        if not pair.question.asks_percent or marked == gold_marked:
+        if not pair.question.asks_percent:
+            return None
+        marked, gold_marked = (_PERCENT.search(text) is not None for text in (pair.answer, pair.gold.text))
+        if marked == gold_marked:
             return None
         answer = _PERCENT.sub("", pair.answer)
         pred, gold = self._read_answer(answer), self.read_gold(_PERCENT.sub("", pair.gold.text))

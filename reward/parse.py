@@ -2,21 +2,24 @@
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 
 from deltarl.reward import wording
 from deltarl.reward.answer import AnswerParser
 from deltarl.reward.limits import MAX_DEPTH, MAX_ITEMS, MAX_NODES, LimitError, ParseError
 from deltarl.reward.literals import number
+from deltarl.reward.normalize import normalize
 from deltarl.reward.operators import worked_out
 from deltarl.reward.remarks import without_remarks
 from deltarl.reward.scanner import END, Token
-from deltarl.reward.tokens import tokenize
+from deltarl.reward.tokens import tokenize_normalized
 from deltarl.reward.tree import Equation, Node, Num, Seq, Text, measure, negate
 
 _PLAIN_NUMBER = re.compile(r"(-?)([0-9]{1,300}(?:\.[0-9]{1,300})?)")
 _DECIMAL_COMMA = re.compile(r"\$?\s*(-?)([0-9]+),([0-9]+)\s*\$?")
 _FEW_TOKENS = 16
 """No tree of so few comes near the bounds, so it is not measured: a token makes three levels at most."""
+_CACHED_TREES = 4_096
 _WORDS_OF_PROPORTION = {"to": ":", "out of": "/", "in": "/"}
 _PLUS_MINUS = (Token("op", "pm"), Token("op", "mp"))
 
@@ -60,10 +63,16 @@ def _with_values(sides: list[str]) -> Equation:
 
 
 def _parse_mathematics(text: str) -> Node:
-    tokens = _without_words(without_remarks(tokenize(text)))
+    return _parse_normalized(normalize(text))
+
+
+@lru_cache(maxsize=_CACHED_TREES)
+def _parse_normalized(text: str) -> Node:
+    """Remembered: half of the answers that come back are gold, give or take dollar signs."""
+    tokens = _without_words(without_remarks(tokenize_normalized(text)))
     if len(tokens) == 3 and tokens[0].kind == "sym" and tokens[1] in (Token("op", ")"), Token("op", ":")):
         tokens = [tokens[0], END]  # a multiple-choice letter written "C)" or "C:"
-    if any(sign in tokens for sign in _PLUS_MINUS):
+    if ("pm" in text or "mp" in text) and any(sign in tokens for sign in _PLUS_MINUS):
         upper, lower = (AnswerParser(_choose_sign(tokens, pm, mp)).answer() for pm, mp in ("+-", "-+"))
         node: Node = _both(upper, lower)
     else:

@@ -10,6 +10,7 @@ _NEAR = 200
 _BESIDE = 40
 """Characters before an answer that can deny it directly."""
 
+_FIRST_LETTERS = re.compile(r"[\W\d_]*+([^\W\d_]*+)")
 _INTRODUCTION = re.compile(
     r"(?:\\text\s*\{\s*)?(?:(?:so|hence|thus|therefore|then|finally|we|find|get|have|obtain|conclude|that|the|our|my"
     r"|final|correct|right|answer|solution|value|result|is|are|equals?|it|this|must|be|donc"
@@ -29,6 +30,8 @@ _DENIED_BEFORE = re.compile(
     r"[\s$*(\[{\\\"']*$",
     re.IGNORECASE,
 )
+_DENYING = frozenset(["not", "never", "neither", "nor", "cannot", "but", "t", "be", "equal", "to", "exactly", "simply", "just"])
+"""What can be the last word of a match; so too below."""
 _DOUBTED_BEFORE = re.compile(r"(?:\b(?:not|never|doubt)|n['’]t)(?:\s+[\w'’]+){0,4}\s+$", re.IGNORECASE)
 _DENIAL = re.compile(
     r"(?:\\text\s*\{\s*)?(?:\w+ly\s+)?(?:not|never|anything but|n['’]t)\b[\s}]+(?:\w+\s+){0,2}?[-$\\(0-9]"
@@ -56,6 +59,7 @@ _QUALIFIED_BEFORE = re.compile(
     r"|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?)(?:\s+(?:of|the))*[\s$(:]*$",
     re.IGNORECASE,
 )
+_CHANGING = frozenset(["than", "from", "minus", "negative", "half", "twice", "double", "triple", "thrice", "of", "the"])
 _CHANGED_BEFORE = re.compile(rf"\b(?:{COMPARED}|{TIMES})(?:\s+(?:of|the))*[\s$(*]+$", re.IGNORECASE)
 _QUALIFIED_AFTER = re.compile(
     r"[\s$)]*(?:dozen|hundred|thousand|million|billion|trillion|squared|cubed|factorial|halves|halfs?|thirds?|quarters?"
@@ -84,14 +88,27 @@ def bare_answer(answer: str) -> str | None:
     return None if not rest or rest.startswith("- ") else rest  # a dash is no minus sign
 
 
+def last_word_may_be(words: frozenset[str], before: str) -> bool:
+    """Whether one of ``words`` may be the last word of ``before``, as a pattern needs that ends where it does.
+
+    Such a pattern is tried at every character; this is a quick way to see that there is no need to.
+    """
+    found = _FIRST_LETTERS.match(before[::-1])
+    assert found is not None  # it matches the empty text as well
+    word = found[1][::-1]
+    return word.casefold() in words or not word.isascii()
+
+
 def is_changed_at(text: str, start: int) -> bool:
     """Whether the words just before ``start`` make another value of what follows: "more than", "half of", "minus"."""
-    return _CHANGED_BEFORE.search(text[max(0, start - _BESIDE) : start]) is not None
+    before = text[max(0, start - _BESIDE) : start]
+    return last_word_may_be(_CHANGING, before) and _CHANGED_BEFORE.search(before) is not None
 
 
 def is_denied_at(text: str, start: int) -> bool:
     """Whether the words just before ``start`` say that what follows is not the answer: "is not ..."."""
-    return _DENIED_BEFORE.search(text[max(0, start - _BESIDE) : start]) is not None
+    before = text[max(0, start - _BESIDE) : start]
+    return last_word_may_be(_DENYING, before) and _DENIED_BEFORE.search(before) is not None
 
 
 def is_doubted_at(text: str, start: int) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from deltarl.reward.choices import Choice, gold_choice
+from deltarl.reward.exact import plainly_has_value
 from deltarl.reward.extract import extract_answer
 from deltarl.reward.limits import LimitError, ParseError, TooLargeError, UndecidedError, UndefinedError
 from deltarl.reward.parse import parse_answer
@@ -54,7 +55,8 @@ def read_gold(text: str) -> Gold | Unread:
     if isinstance(node, Unread):
         return _unreadable(node.detail)
     try:
-        compare_quickly(node, node)
+        if not plainly_has_value(node):
+            compare_quickly(node, node)
     except UndefinedError as error:
         return _unreadable(f"has no value: {error}")
     except (UndecidedError, TooLargeError):

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from string import ascii_lowercase
 
 from deltarl.reward.limits import ParseError
 from deltarl.reward.parse import parse_answer
+from deltarl.reward.prose import last_word_may_be
 from deltarl.reward.quick import judge_quickly
 from deltarl.reward.tree import Node, Text
 
@@ -30,6 +32,8 @@ _OR_BEFORE = re.compile(
     r"\s*(?:or|vs\.?|maybe|perhaps|possibly)\b[\s$(}\\]*(?:[A-Za-z]\s*=\s*)?[\s$(\\]*$",
     re.IGNORECASE,
 )
+_OFFERING = frozenset(["or", "vs", "maybe", "perhaps", "possibly", *ascii_lowercase])
+"""What can be the last word of ``_OR_BEFORE``, a name being a letter."""
 _ENDING = r"(?=[ \t$)*}\].]*(?:$|\n|(?:,\s*)?(?:respectively|both|are)\b))"
 _SPACES = r"(?:[ \t$]|\\[,;:! ])*"
 _JOINT = r"(?:,(?:\s*and\b)?|;|&|\band\b|\\q?quad|\\(?:text|mbox)\s*\{\s*,?\s*(?:and|&)\s*\})"
@@ -52,7 +56,7 @@ _CORRECTION = re.compile(
 
 def same_value(left: str, right: str) -> bool:
     """Whether two texts say the same, as far as can be told quickly."""
-    if _SPACING.sub("", left) == _SPACING.sub("", right):
+    if left == right or _SPACING.sub("", left) == _SPACING.sub("", right):
         return True
     if max(len(left), len(right)) > _MAX_CHARS:
         return False
@@ -95,7 +99,7 @@ def has_alternative(text: str, start: int, end: int, value: str) -> bool:
     """Whether ``value``, which stands in ``text[start:end]``, is one of two: "6 or 5", "5, 6", "5, no, 6"."""
     before, after = text[max(0, start - NEAR) : start], text[end : end + NEAR]
     found = (
-        _OR_BEFORE.search(before),
+        _OR_BEFORE.search(before) if last_word_may_be(_OFFERING, before) else None,
         _LISTED_BEFORE.search(before) if before.rstrip(" $")[-1:] in (",", ";", "&", "d") else None,
         _OR_AFTER.match(after),
         _LISTED_AFTER.match(after),

@@ -26,7 +26,7 @@ _SUBSCRIPT = re.compile(
     r"\s*_\s*(?:\{\s*(?:\\(?:text|mathrm|rm)\s*\{)?([A-Za-z0-9+\-, \\]{1,24})\}?\}|([A-Za-z0-9])|\\([A-Za-z]+))"
 )
 _BRACKETS = OPENING | CLOSING
-_LETTER_TOKENS = {letter: Token("const" if letter in CONSTANTS else "sym", letter) for letter in ascii_letters}
+LETTER_TOKENS = {letter: Token("const" if letter in CONSTANTS else "sym", letter) for letter in ascii_letters}
 
 
 class Scanner:
@@ -92,7 +92,7 @@ class Scanner:
         return self.text[self.at : self.at + 2].lstrip()[:1] == "_" and _SUBSCRIPT.match(self.text, self.at) is not None
 
     def add_letter(self, letter: str) -> bool:
-        self.tokens.append(_LETTER_TOKENS[letter])
+        self.tokens.append(LETTER_TOKENS[letter])
         return True
 
     def symbol(self, name: str) -> bool:
