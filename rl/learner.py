@@ -12,8 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from deltarl.model.checkpoint import load_model
-from deltarl.model.config import mlp_kinds
+from deltarl.model.policy import load_policy, uses_every_parameter
 from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample, micro_batches
 from deltarl.rl.config import LearnerConfig
@@ -54,11 +53,10 @@ class Learner:
             raise ValueError("learner.aggregation = 'constant' divides by the longest possible answer: give max_tokens")
         self.max_tokens = max_tokens or 0
         self.config, self.temperature, self.version = config, temperature, 0
-        model = load_model(model_path)
-        unused = "sparse" in mlp_kinds(model.config)  # an expert may get no token
-        ddp = DistributedDataParallelKwargs(find_unused_parameters=unused)
+        model = load_policy(model_path)
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
         self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp])
-        self.reference = load_model(model_path).to(self.accelerator.device).eval() if config.beta > 0 else None
+        self.reference = load_policy(model_path).to(self.accelerator.device).eval() if config.beta > 0 else None
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay),
             lr=config.learning_rate,
@@ -134,9 +132,9 @@ class Learner:
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, on every rank."""
-        self._unwrapped().load_state_dict(load_model(folder).state_dict())
+        self._unwrapped().load_state_dict(load_policy(folder).state_dict())
         if self.reference is not None and self.config.reference_interval:
-            self.reference.load_state_dict(load_model(folder / REFERENCE).state_dict())
+            self.reference.load_state_dict(load_policy(folder / REFERENCE).state_dict())
         self.version = load_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler)
 
     def _accumulate(self, minibatch: Minibatch, stats: UpdateStats, beta: float, on_policy: bool) -> None:

@@ -30,14 +30,13 @@ def make_backend(
 
         return Engine(load_model(model_path), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     if name == "transformers":
-        from transformers import AutoConfig, AutoModelForCausalLM
-
+        from deltarl.model.hf_policy import load_causal_lm
+        from deltarl.model.policy import is_hybrid
         from deltarl.rollout.hf_backend import HFBackend
 
-        if AutoConfig.from_pretrained(model_path).model_type == "kimi_linear":
+        if is_hybrid(model_path):
             raise ValueError(f'{model_path} is a hybrid: have the "native" backend sample it, or "vllm"')
-        model = AutoModelForCausalLM.from_pretrained(model_path)
-        return HFBackend(model, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        return HFBackend(load_causal_lm(model_path), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     if name == "vllm":
         from deltarl.rollout.vllm.backend import VLLMEngine
 
