@@ -30,7 +30,9 @@ _DENIED_BEFORE = re.compile(
     r"[\s$*(\[{\\\"']*$",
     re.IGNORECASE,
 )
-_DENYING = frozenset(["not", "never", "neither", "nor", "cannot", "but", "t", "be", "equal", "to", "exactly", "simply", "just"])
+_DENYING = frozenset(
+    ["not", "never", "neither", "nor", "cannot", "but", "t", "be", "equal", "to", "exactly", "simply", "just"]
+)
 """What can be the last word of a match; so too below."""
 _DOUBTED_BEFORE = re.compile(r"(?:\b(?:not|never|doubt)|n['’]t)(?:\s+[\w'’]+){0,4}\s+$", re.IGNORECASE)
 _DENIAL = re.compile(

@@ -25,10 +25,13 @@ def make_backend(
         ValueError: an unknown name, or the hybrid for transformers, whose class of it names its weights otherwise.
     """
     if name == "native":
+        import torch
+
         from deltarl.model.checkpoint import load_model
         from deltarl.rollout.engine import Engine
 
-        return Engine(load_model(model_path), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        model = load_model(model_path).to("cuda" if torch.cuda.is_available() else "cpu")
+        return Engine(model, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     if name == "transformers":
         from deltarl.model.hf_policy import load_causal_lm
         from deltarl.model.policy import is_hybrid
