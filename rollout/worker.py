@@ -30,7 +30,9 @@ def make_backend(
         from deltarl.model.checkpoint import load_model
         from deltarl.rollout.engine import Engine
 
-        model = load_model(model_path).to("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(model_path)
+        torch.nn.Module.to(model, device)  # transformers' own `to` says nothing of devices to a type checker
         return Engine(model, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     if name == "transformers":
         from deltarl.model.hf_policy import load_causal_lm
