@@ -58,7 +58,7 @@ def measure(model: HybridForCausalLM, prompts: list[list[int]], params: Sampling
     start = time.process_time()
     groups = Engine(model).generate(prompts, params)
     sampling = time.process_time() - start
-    samples = [TrainSample(g.prompt_token_ids, t.token_ids, t.logprobs, 1.0) for g in groups for t in g.outputs]
+    samples = [TrainSample.whole(g.prompt_token_ids, t.token_ids, t.logprobs, 1.0) for g in groups for t in g.outputs]
     batch = PackedBatch.pack(samples, torch.device("cpu"))
     model.zero_grad()
     start = time.process_time()

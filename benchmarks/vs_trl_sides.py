@@ -59,7 +59,7 @@ def run_deltarl(folder: Path, work: Workload) -> list[StepTime]:
         scores = np.array(digit_share(tokenizer.batch_decode([t.token_ids for _, t in answers])))
         advantages = group_advantages(scores.reshape(work.prompts, work.generations), "group").ravel()
         samples = [
-            TrainSample(prompt, t.token_ids, t.logprobs, float(a))
+            TrainSample.whole(prompt, t.token_ids, t.logprobs, float(a))
             for (prompt, t), a in zip(answers, advantages, strict=True)
         ]
         learner.update(split_batch(samples, num_ranks=1, num_minibatches=1)[0])

@@ -116,10 +116,14 @@ class HybridModel(nn.Module):
 
 @dataclass
 class HybridOutput(CausalLMOutput):
-    """Logits, or, where `logprobs_of` was given, log-probability and entropy `[B, n]` of those tokens instead."""
+    """Logits, or, where `logprobs_of` was given, log-probability and entropy `[B, n]` of those tokens instead.
+
+    `state_values` `[B, n]` are a value head's, where there is one (model/value.py).
+    """
 
     logprobs: Tensor | None = None
     entropy: Tensor | None = None
+    state_values: Tensor | None = None
 
 
 class HybridForCausalLM(PreTrainedModel):
@@ -168,6 +172,7 @@ class HybridForCausalLM(PreTrainedModel):
         logits_to_keep: Tensor | None = None,
         logprobs_of: Tensor | None = None,
         temperature: float = 1.0,
+        keep_hidden: bool = False,
         **unused: Any,
     ) -> HybridOutput:
         """Logits of whole sequences, or the log-probabilities of given tokens without them.
@@ -182,6 +187,7 @@ class HybridForCausalLM(PreTrainedModel):
             logprobs_of: `[B, n]` a token for each of these positions; computes its log-probability and the entropy,
                 in fp32, in memory that does not grow with the vocabulary. Excludes `labels`.
             temperature: that `logprobs_of` is computed at.
+            keep_hidden: with `logprobs_of`, return what they were computed from too, as `hidden_states` `[B, n, D]`.
             unused: arguments the HuggingFace trainers pass to every model (`use_cache`, `return_dict`, ...).
         """
         hidden = self.model(input_ids, attention_mask, cu_seqlens).last_hidden_state
@@ -195,7 +201,11 @@ class HybridForCausalLM(PreTrainedModel):
             logprobs, entropy = token_logprobs(
                 hidden.flatten(0, 1), self.lm_head.weight, logprobs_of.flatten(), temperature
             )
-            return HybridOutput(logprobs=logprobs.view_as(logprobs_of), entropy=entropy.view_as(logprobs_of))
+            return HybridOutput(
+                logprobs=logprobs.view_as(logprobs_of),
+                entropy=entropy.view_as(logprobs_of),
+                hidden_states=cast(Any, hidden if keep_hidden else None),
+            )
         logits = self.lm_head(hidden)
         loss = None
         if labels is not None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-Baseline = Literal["group", "leave_one_out", "none"]
+Baseline = Literal["group", "leave_one_out", "none", "critic"]
 ScaleRewards = Literal["group", "batch", "whiten", "none"]
 
 
@@ -21,7 +21,7 @@ def group_advantages(
             over the batch (REINFORCE++, arXiv 2501.03262).
         eps: added to the standard deviation.
         baseline: the mean of the group; leave_one_out, the mean of its other samples (RLOO, arXiv 2402.14740);
-            or none.
+            or none. With a critic (rl/credit.py) this function is not used.
 
     Returns:
         `[P, G]` fp64. Samples without a score get 0; they take no part in the mean. With leave_one_out, so does a
@@ -45,7 +45,12 @@ def group_advantages(
         spread = np.std(scores[known], ddof=1) if known.sum() > 1 else 0.0
         return left / (spread + eps)
     if scale_rewards == "whiten":
-        if known.sum() < 2:
-            return np.zeros_like(left)
-        return np.where(known, (left - left[known].mean()) / (left[known].std(ddof=1) + eps), 0.0)
+        filled = np.zeros_like(left)
+        filled[known] = whitened(left[known], eps)
+        return filled
     return left
+
+
+def whitened(x: np.ndarray, eps: float = 1e-4) -> np.ndarray:
+    """`[n]` brought to mean 0 and standard deviation 1; fewer than two are 0."""
+    return (x - x.mean()) / (x.std(ddof=1) + eps) if len(x) > 1 else np.zeros_like(x)

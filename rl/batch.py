@@ -1,6 +1,6 @@
 """Scored answers, packed for the learner."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -10,23 +10,34 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TrainSample:
-    """One answer with its advantage: all the learner needs to know of it.
+    """One answer with its advantages: all the learner needs to know of it.
 
     Attributes:
         logprobs: of the completion's tokens, as recorded when they were sampled.
+        advantages: of each of these tokens; all the same unless a critic says otherwise.
         old_logprobs: under the weights this iteration starts with; None takes the sampler's for them.
+        values, returns: of each token, what the critic said before this iteration and what it should have said.
     """
 
     prompt_ids: list[int]
     completion_ids: list[int]
     logprobs: list[float]
-    advantage: float
+    advantages: list[float]
     old_logprobs: list[float] | None = None
+    values: list[float] | None = None
+    returns: list[float] | None = None
+
+    @classmethod
+    def whole(
+        cls, prompt_ids: list[int], completion_ids: list[int], logprobs: list[float], advantage: float
+    ) -> "TrainSample":
+        """An answer whose tokens share one advantage."""
+        return cls(prompt_ids, completion_ids, logprobs, [advantage] * len(completion_ids))
 
     @classmethod
     def solution(cls, prompt_ids: list[int], completion_ids: list[int]) -> "TrainSample":
         """A worked solution to be imitated, which no policy sampled."""
-        return cls(prompt_ids, completion_ids, [0.0] * len(completion_ids), 0.0)
+        return cls.whole(prompt_ids, completion_ids, [0.0] * len(completion_ids), 0.0)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -41,6 +52,7 @@ class PackedBatch:
         predictor: `[n]` position whose logits predict each completion token (the one before it).
         target: `[n]` the completion tokens.
         sampler_logprobs, old_logprobs, advantages: `[n]` fp32, see `TrainSample`.
+        values, returns: `[n]` fp32, if there is a critic.
     """
 
     input_ids: Tensor
@@ -51,30 +63,36 @@ class PackedBatch:
     sampler_logprobs: Tensor
     old_logprobs: Tensor
     advantages: Tensor
+    values: Tensor | None = None
+    returns: Tensor | None = None
 
     @classmethod
     def pack(cls, samples: Sequence[TrainSample], device: torch.device) -> "PackedBatch":
         ids: list[int] = []
         bounds, predictor, target = [0], list[int](), list[int]()
-        sampler, old, advantages = list[float](), list[float](), list[float]()
         for s in samples:
             first = len(ids) + len(s.prompt_ids)
             predictor += range(first - 1, first - 1 + len(s.completion_ids))
             ids += s.prompt_ids + s.completion_ids
             bounds.append(len(ids))
             target += s.completion_ids
-            sampler += s.logprobs
-            old += s.logprobs if s.old_logprobs is None else s.old_logprobs
-            advantages += [s.advantage] * len(s.completion_ids)
+
+        def per_token(parts: Iterable[list[float]]) -> Tensor:
+            return torch.tensor([x for part in parts for x in part], dtype=torch.float32, device=device)
+
+        values = [s.values for s in samples if s.values is not None]
+        returns = [s.returns for s in samples if s.returns is not None]
         return cls(
             input_ids=torch.tensor(ids, device=device),
             cu_seqlens=torch.tensor(bounds, device=device),
             lengths=torch.tensor([len(s.completion_ids) for s in samples], device=device),
             predictor=torch.tensor(predictor, device=device),
             target=torch.tensor(target, device=device),
-            sampler_logprobs=torch.tensor(sampler, dtype=torch.float32, device=device),
-            old_logprobs=torch.tensor(old, dtype=torch.float32, device=device),
-            advantages=torch.tensor(advantages, dtype=torch.float32, device=device),
+            sampler_logprobs=per_token(s.logprobs for s in samples),
+            old_logprobs=per_token(s.logprobs if s.old_logprobs is None else s.old_logprobs for s in samples),
+            advantages=per_token(s.advantages for s in samples),
+            values=per_token(values) if len(values) == len(samples) else None,
+            returns=per_token(returns) if len(returns) == len(samples) else None,
         )
 
 

@@ -22,14 +22,46 @@ class ConfigError(ValueError):
 
 def parse_config(description: str, argv: Sequence[str] | None = None) -> RunConfig:
     """Reads `--config FILE [key.sub=value ...]`; exits with a message on a bad one."""
+    return _parse(_parser(description), argv)[0]
+
+
+def run_command(description: str, run: Callable[[RunConfig], None], argv: Sequence[str] | None = None) -> int:
+    """The command line of a run: as `parse_config`, and `--dry-run`, which prints the plan instead of running it.
+
+    Returns:
+        The exit status: 0; 2 after an error, or where a dry run found something that would be refused.
+    """
+    parser = _parser(description)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print sizes, memory, tokens, time and what would be refused; run nothing",
+    )
+    config, args = _parse(parser, argv)
+    return _print_plan(config) if args.dry_run else exit_status(lambda: run(config))
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", required=True, type=Path, help="YAML recipe, e.g. configs/quickstart.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 learner.learning_rate=3e-4")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[RunConfig, argparse.Namespace]:
+    args = parser.parse_intermixed_args(argv)
     try:
-        return load_config(args.config, args.overrides)
+        return load_config(args.config, args.overrides), args
     except ConfigError as error:
         parser.exit(2, f"configuration error: {error}\n")
+
+
+def _print_plan(config: RunConfig) -> int:
+    from deltarl.rl.plan import make_plan  # imports torch
+
+    plan = make_plan(config)
+    print("\n".join([*plan.lines, *(f"would be refused: {why}" for why in plan.refused)]))
+    return 2 if plan.refused else 0
 
 
 def exit_status(run: Callable[[], None]) -> int:
@@ -108,7 +140,7 @@ def _fields(path: Sequence[Any]) -> list[str]:
     """Names of the fields of the section at `path`."""
     section: Any = RunConfig
     for part in path:
-        if isinstance(part, int):  # an index into a list of sections, whose type was already found
+        if part not in section.model_fields:  # an index or a name within sections, whose type was already found
             continue
         section = _section_type(section.model_fields[part].annotation)
     return list(section.model_fields)
@@ -117,4 +149,4 @@ def _fields(path: Sequence[Any]) -> list[str]:
 def _section_type(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(t for t in map(_section_type, annotation.__args__) if t)
+    return next((t for t in map(_section_type, getattr(annotation, "__args__", ())) if t), None)

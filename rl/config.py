@@ -5,12 +5,15 @@ overrides them.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from deltarl.rl.alerts import AlertConfig
+from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.objectives.config import ObjectiveConfig
 from deltarl.rl.presets import Algorithm, with_preset
+from deltarl.rl.sampling_config import SamplingConfig
 from deltarl.rl.section import Section
 
 
@@ -64,6 +67,8 @@ class SourceConfig(Section):
     """Regular expression whose one group is the answer within the answer column."""
     limit: PositiveInt | None = None
     """Use only the first rows."""
+    weight: PositiveFloat = 1.0
+    """Of training problems: share of the draws from this source, beside the weights of data.more_train."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "SourceConfig":
@@ -76,6 +81,11 @@ class DataConfig(Section):
     train: SourceConfig
     test: SourceConfig
     """Held-out problems. Generated train and test problems never overlap, whatever the seeds."""
+    more_tests: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], SourceConfig] = Field(default={})
+    """Further held-out sets by name, e.g. {amc: {path: amc.jsonl}}; their metrics are eval/{name}/..."""
+    more_train: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], SourceConfig] = Field(default={})
+    """Further sources of training problems by name, mixed in by their weights."""
+    sampling: SamplingConfig = SamplingConfig()
     prompt_template: str | None = None
     """Jinja template with {{ problem }}; null is the tokenizer's chat template."""
     system_prompt: str | None = None
@@ -153,6 +163,7 @@ class RewardConfig(Section):
 
 
 class LearnerConfig(ObjectiveConfig):
+    critic: CriticConfig = CriticConfig()
     num_ranks: PositiveInt = 1
     """Data-parallel learner processes. On a CPU, one a core with one thread each: a second thread in one process
     stalls whenever anything else wants its core."""
@@ -167,6 +178,8 @@ class LearnerConfig(ObjectiveConfig):
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.95, ge=0, lt=1)
     max_grad_norm: PositiveFloat = 1.0
+    max_skipped_steps: PositiveInt = 3
+    """Optimizer steps are left out where loss or gradient are not finite; so many in a row stop the run."""
     max_tokens_per_micro_batch: PositiveInt = 8192
     """Tokens of a forward and backward pass; changes memory and speed, not the gradient."""
     num_minibatches: PositiveInt = 1
@@ -176,13 +189,23 @@ class LearnerConfig(ObjectiveConfig):
     ptx_batch_size: PositiveInt = 16
     """Worked solutions per optimizer step, if ptx_weight is above 0."""
 
+    @model_validator(mode="after")
+    def _critic_is_used(self) -> "LearnerConfig":
+        if self.baseline != "critic" and self.critic != CriticConfig():
+            raise ValueError(
+                f"learner.critic is set, but learner.baseline = {self.baseline!r} asks none; use algorithm=ppo, or "
+                "leave learner.critic out"
+            )
+        return self
+
 
 class EvalConfig(Section):
     interval: PositiveInt = 20
     """Steps between evaluations; there is one before the first step and one after the last."""
     num_problems: PositiveInt = 128
+    """Of data.test; at most so many of each of data.more_tests."""
     num_samples: PositiveInt = 4
-    """k: samples per problem, for pass@1 (their mean) and pass@k (any right)."""
+    """k: samples per problem, for pass@1 (their mean, also known as avg@k), pass@k (any right), maj@k (most agree)."""
     temperature: NonNegativeFloat = 1.0
 
 
@@ -219,6 +242,7 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    alerts: AlertConfig = AlertConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -232,16 +256,16 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
         rollout, learner = self.rollout, self.learner
-        if rollout.num_generations < 2 and learner.baseline != "none":
+        if rollout.num_generations < 2 and learner.baseline in ("group", "leave_one_out"):
             raise ValueError(
                 f"rollout.num_generations = {rollout.num_generations}: algorithm = {self.algorithm!r} with "
                 f"learner.baseline = {learner.baseline!r} compares the samples of a group with each other and needs at "
-                "least 2; one sample a problem is enough for algorithm=reinforce_pp"
+                "least 2; one sample a problem is enough for algorithm=ppo and algorithm=reinforce_pp"
             )
-        if rollout.dynamic_sampling and learner.baseline == "none":
+        if rollout.dynamic_sampling and learner.baseline in ("none", "critic"):
             raise ValueError(
-                "rollout.dynamic_sampling drops problems whose samples score alike, but with learner.baseline = 'none' "
-                "they teach too; use baseline=group, or dynamic_sampling=false"
+                "rollout.dynamic_sampling drops problems whose samples score alike, but with learner.baseline = "
+                f"{learner.baseline!r} they teach too; use baseline=group, or dynamic_sampling=false"
             )
         if rollout.max_refills and not rollout.dynamic_sampling:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -65,7 +66,7 @@ class Episodes:
         """
         known = ~np.isnan(self.scores)
         return [
-            TrainSample(self.groups[i].prompt_token_ids, t.token_ids, t.logprobs, float(row[j]))
+            TrainSample.whole(self.groups[i].prompt_token_ids, t.token_ids, t.logprobs, float(row[j]))
             for i, row in zip(range(len(self.groups)) if prompts is None else prompts, advantages, strict=True)
             for j, t in enumerate(self.groups[i].outputs)
             if known[i, j]
@@ -100,8 +101,9 @@ def score(
     completion_ids = [t.token_ids for group in groups for t in group.outputs]
     completions = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
     owner = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group.outputs]
-    names = owner[0].example.columns.keys()
-    columns = {name: [p.example.columns[name] for p in owner] for name in names}
+    # Sources that are mixed may bring columns of their own.
+    names = {name: None for prompt in prompts for name in prompt.example.columns}
+    columns: dict[str, list[Any]] = {name: [p.example.columns.get(name) for p in owner] for name in names}
     columns |= {"answer": [p.example.answer for p in owner], "completion_ids": completion_ids}
     report = scorer.score([p.text for p in owner], completions, columns, state)
     return Episodes(prompts, groups, completions, report)

@@ -1,71 +1,93 @@
-"""Accuracy on held-out problems."""
+"""Accuracy on held-out problems, of several sets at once."""
 
-import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.batch import TrainerState
 from deltarl.reward.verdict import VerdictKind
-from deltarl.rl.config import EvalConfig
+from deltarl.reward.verifier import Verifier
+from deltarl.rl.config import RunConfig
 from deltarl.rl.data import EncodedPrompt
 from deltarl.rl.episode_stats import truncated_fraction, verdict_fraction
 from deltarl.rl.episodes import Episodes, sample, score
+from deltarl.rl.eval_stats import majority_right, pass_at_k, with_interval
 from deltarl.rl.stages import RewardStage, Sampler
 from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.rng import derive_seed
 
 EVAL_STREAM = -1  # keeps evaluation's random numbers apart from those of training steps, which are positive
+MAIN = ""
+"""Name of the set in data.test; the others are data.more_tests."""
 
 
 def evaluate(
-    prompts: Sequence[EncodedPrompt],
-    config: EvalConfig,
+    sets: Mapping[str, Sequence[EncodedPrompt]],
+    config: RunConfig,
     *,
-    max_tokens: int,
-    stop_token_ids: tuple[int, ...],
-    seed: int,
     tokenizer: PreTrainedTokenizerBase,
     sampler: Sampler,
     scorer: RewardStage,
     state: TrainerState,
-) -> Episodes:
-    """Samples and scores `config.num_samples` answers to each prompt, with the same random numbers every time."""
+) -> dict[str, Episodes]:
+    """Samples `eval.num_samples` answers to each prompt, all sets in one go, with the same random numbers every time;
+    and scores them."""
+    prompts = [p for found in sets.values() for p in found]
     params = [
         SamplingParams(
-            n=config.num_samples,
-            temperature=config.temperature,
-            max_tokens=max_tokens,
-            stop_token_ids=stop_token_ids,
-            seed=derive_seed(seed, EVAL_STREAM, i),
+            n=config.eval.num_samples,
+            temperature=config.eval.temperature,
+            max_tokens=config.rollout.max_tokens,
+            stop_token_ids=(int(tokenizer.eos_token_id),),
+            seed=derive_seed(config.seed, EVAL_STREAM, *_stream(name), i),
         )
-        for i in range(len(prompts))
+        for name, found in sets.items()
+        for i in range(len(found))
     ]
-    return score(prompts, sample(prompts, params, sampler), tokenizer, scorer, state)
+    groups = iter(sample(prompts, params, sampler))
+    # Scored set by set: a batch of the reward stage has the same columns throughout.
+    return {name: score(found, [next(groups) for _ in found], tokenizer, scorer, state) for name, found in sets.items()}
 
 
-def eval_metrics(episodes: Episodes) -> dict[str, float]:
-    """pass@1, pass@k for k the number of samples, and what may explain them."""
-    right = episodes.right
-    samples = right.shape[1]
-    metrics = {
-        "eval/len_mean": float(episodes.lengths.mean()),
-        "eval/truncated_frac": truncated_fraction(episodes),
-        "eval/no_answer_frac": verdict_fraction(episodes, VerdictKind.NO_ANSWER),
-    }
-    return metrics | {f"eval/pass@{k}": pass_at_k(right, k) for k in (1, samples)}
-
-
-def pass_at_k(right: np.ndarray, k: int) -> float:
-    """Chance that one of k answers is right, from n ≥ k answers to each problem, without bias.
-
-    `1 − C(n − c, k) / C(n, k)` for c right ones, averaged over problems (Codex, arXiv 2107.03374, Eq. 1).
+def eval_metrics(sets: Mapping[str, Episodes], timeout: float) -> dict[str, float]:
+    """What an evaluation logs; those of a set other than the main one as `eval/{set}/...`.
 
     Args:
-        right: `[P, n]` bool.
+        timeout: seconds the comparison of two answers may take, for maj@k.
     """
-    n = right.shape[1]
-    if not 1 <= k <= n:
-        raise ValueError(f"pass@{k} needs between 1 and n = {n} samples per problem")
-    return float(np.mean([1 - math.comb(n - int(c), k) / math.comb(n, k) for c in right.sum(1)]))
+    metrics = dict[str, float]()
+    with Verifier(timeout) as verifier:
+        for name, episodes in sets.items():
+            prefix = f"eval/{name}/" if name else "eval/"
+            metrics |= {prefix + metric: value for metric, value in _set_metrics(episodes, verifier).items()}
+    return metrics
+
+
+def _set_metrics(episodes: Episodes, verifier: Verifier) -> dict[str, float]:
+    """pass@k for the powers of 2 up to the number of samples and for that number, where pass@1 is their mean (avg@k);
+    maj@k for that number, where the verifier is configured; and what may explain them."""
+    right = episodes.right
+    samples = right.shape[1]
+    sizes = sorted({2**i for i in range(samples.bit_length())} | {samples})
+    values = {f"pass@{k}": pass_at_k(right, k) for k in sizes}
+    if episodes.report.verdicts is not None:
+        extracted = [v.extracted for v in episodes.report.verdicts]
+        answers = [extracted[i : i + samples] for i in range(0, len(extracted), samples)]
+
+        def same(a: str, b: str) -> bool:
+            return verifier.score([f"\\boxed{{{a}}}"], [b])[0].kind is VerdictKind.RIGHT
+
+        majorities = [majority_right(r, a, same) for r, a in zip(right.tolist(), answers, strict=True)]
+        values[f"maj@{samples}"] = np.array(majorities)
+    return with_interval(values) | {
+        "len_mean": float(episodes.lengths.mean()),
+        "truncated_frac": truncated_fraction(episodes),
+        "no_answer_frac": verdict_fraction(episodes, VerdictKind.NO_ANSWER),
+    }
+
+
+def _stream(name: str) -> tuple[int, ...]:
+    """Keeps the random numbers of a set apart from those of others, whatever other sets there are."""
+    return (zlib.crc32(name.encode()),) if name else ()

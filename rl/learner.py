@@ -10,16 +10,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
-from transformers import get_scheduler
 
+from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import load_policy, uses_every_parameter
+from deltarl.model.value import PolicyWithValues
 from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample, micro_batches
 from deltarl.rl.config import LearnerConfig
+from deltarl.rl.critic import Critic, own_trunk
 from deltarl.rl.loss import token_loss
 from deltarl.rl.objectives.aggregation import divisor, token_weights
 from deltarl.rl.objectives.kl import kl_estimate
-from deltarl.rl.objectives.tokens import Tokens, answer_sums
+from deltarl.rl.objectives.tokens import Tokens
+from deltarl.rl.optimizer import adamw, lr_schedule
 from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
 from deltarl.rl.ranks import on_cpu
 from deltarl.rl.update_stats import UpdateStats
@@ -28,7 +31,7 @@ REFERENCE = "reference"  # its folder in a checkpoint, where it does not stay th
 
 
 class Learner:
-    """Holds the policy and its optimizer, and the reference model if there is one.
+    """Holds the policy and its optimizer, and the reference model and the critic if there are any.
 
     The loss of an update is normalised by counts of the whole global minibatch, so that the gradient is the same for
     any micro-batch size and any number of ranks.
@@ -53,36 +56,46 @@ class Learner:
             raise ValueError("learner.aggregation = 'constant' divides by the longest possible answer: give max_tokens")
         self.max_tokens = max_tokens or 0
         self.config, self.temperature, self.version = config, temperature, 0
+        self.skipped = 0  # optimizer steps in a row
         model = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
         self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp])
         self.reference = load_policy(model_path).to(self.accelerator.device).eval() if config.beta > 0 else None
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(model, config.weight_decay),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            fused=True,
-        )
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        betas = (config.adam_beta1, config.adam_beta2)
+        optimizer = adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=betas)
+        self.critic: Critic | None = None
+        module: nn.Module = model
+        if config.baseline == "critic":
+            assert isinstance(model, HybridForCausalLM)  # else refused before the run
+            total_updates = max(1, total_updates - config.critic.warmup_updates * config.num_minibatches)
+            head: nn.Module
+            if config.critic.trunk == "shared":
+                module = PolicyWithValues(model)
+                head = module.head
+            else:
+                head = own_trunk(model_path, self.accelerator.device)
+            self.critic = Critic(config.critic, self.accelerator, head, betas)
+        self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
         # Not prepared: an Accelerate scheduler would step once per rank.
-        self.scheduler = get_scheduler(config.lr_schedule, optimizer, config.warmup_steps, total_updates)
-        if config.lr_schedule == "constant":
-            self.scheduler = get_scheduler("constant_with_warmup", optimizer, config.warmup_steps)
+        self.scheduler = lr_schedule(config.lr_schedule, optimizer, config.warmup_steps, total_updates)
 
     def update(self, minibatches: Sequence[Minibatch], beta: float | None = None) -> dict[str, float]:
         """One optimizer step per minibatch.
 
         Args:
-            minibatches: this rank's share of each, at least one sample.
+            minibatches: this rank's share of each, at least one sample. A critic with a trunk of its own may pass over
+                them again.
             beta: weight of the KL in this update, if it is not `config.beta`.
 
         Returns:
             Metrics of the whole batch, the same on every rank.
 
         Raises:
-            FloatingPointError: the gradient is not finite; the weights are as before that step.
+            FloatingPointError: loss or gradient were not finite in `config.max_skipped_steps` optimizer steps in a
+                row. The weights are as before these; such a step is left out.
         """
         self.model.train()
+        minibatches = list(minibatches)
         stats = UpdateStats()
         beta = self.config.beta if beta is None else beta
         if self.config.correction != "none":
@@ -91,32 +104,49 @@ class Learner:
         for i, minibatch in enumerate(minibatches):
             if self.config.ptx_weight:
                 self._imitate(minibatch, stats)
-            self._accumulate(minibatch, stats, beta, on_policy=i == 0)
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-            if not torch.isfinite(norm):
-                self.optimizer.zero_grad()
-                raise FloatingPointError(
-                    f"the gradient norm of update {self.version + 1} is {norm.item()}; lower learner.learning_rate, "
-                    "or resume from the last checkpoint with another seed"
-                )
-            stats.add_step(float(norm), self.scheduler.get_last_lr()[0])
-            self.optimizer.step()
-            self.scheduler.step()
-            self.optimizer.zero_grad()
+            loss = self._accumulate(minibatch, stats, beta, on_policy=i == 0)
+            if self.critic is not None and self.critic.has_trunk:
+                loss += self.critic.accumulate(minibatch, self.config.max_tokens_per_micro_batch, stats)
+            self._step(loss, stats)
+        if self.critic is not None:
+            for minibatch in minibatches * (self.config.critic.epochs - 1):
+                limit = self.config.max_tokens_per_micro_batch
+                self._step(self.critic.accumulate(minibatch, limit, stats), stats, critic_alone=True)
         self.version += 1
         if self.config.reference_interval and self.version % self.config.reference_interval == 0:
             assert self.reference is not None  # ObjectiveConfig sees to it
             self.reference.load_state_dict(self._unwrapped().state_dict())
         return stats.reduce(self.accelerator)
 
-    def answer_kl(self, samples: Sequence[TrainSample]) -> list[float]:
-        """KL of the policy that sampled to the reference model, summed over the tokens of each answer, in nats."""
+    def token_kl(self, samples: Sequence[TrainSample]) -> list[list[float]]:
+        """KL of the policy that sampled to the reference model at each token of each answer, in nats."""
         assert self.reference is not None, "without beta there is no reference model"
         kl = []
         for batch, logprobs in self._without_gradient(self.reference, samples):
             sampler = batch.sampler_logprobs
-            kl += answer_sums(kl_estimate(self.config.kl_estimator, sampler, logprobs, sampler), batch.lengths).tolist()
+            kl += _by_answer(kl_estimate(self.config.kl_estimator, sampler, logprobs, sampler), batch)
         return kl
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[list[float]]:
+        """Log-probability of each token of each answer under the policy as it is now."""
+        return [
+            part
+            for batch, logprobs in self._without_gradient(self._unwrapped(), samples)
+            for part in _by_answer(logprobs, batch)
+        ]
+
+    @torch.no_grad()
+    def values(self, samples: Sequence[TrainSample]) -> list[list[float]]:
+        """What the critic says before each token of each answer."""
+        assert self.critic is not None, "only learner.baseline = 'critic' has values"
+        values = []
+        for batch in self._packed(samples):
+            if self.critic.has_trunk:
+                found = self.critic.values(batch)
+            else:
+                found = self._forward(self._whole(), batch).state_values.squeeze(0)
+            values += _by_answer(found, batch)
+        return values
 
     def weights(self) -> WeightUpdate:
         """The policy as it is now."""
@@ -128,21 +158,63 @@ class Learner:
             self._unwrapped().save_pretrained(folder)
             if self.reference is not None and self.config.reference_interval:
                 self.reference.save_pretrained(folder / REFERENCE)
-            save_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler, self.version)
+            save_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler, self._counters())
+            if self.critic is not None:
+                self.critic.save(folder)
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, on every rank."""
         self._unwrapped().load_state_dict(load_policy(folder).state_dict())
         if self.reference is not None and self.config.reference_interval:
             self.reference.load_state_dict(load_policy(folder / REFERENCE).state_dict())
-        self.version = load_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler)
+        state = load_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler)
+        self.version, self.skipped = state["version"], state["skipped"]
+        if self.critic is not None:
+            self.critic.load(folder)
 
-    def _accumulate(self, minibatch: Minibatch, stats: UpdateStats, beta: float, on_policy: bool) -> None:
+    def _counters(self) -> dict[str, int]:
+        return {"version": self.version, "skipped": self.skipped}
+
+    def _step(self, loss: Tensor, stats: UpdateStats, critic_alone: bool = False) -> None:
+        """One step along the gradients there are, and none left; without the step, if they or `loss` are not finite."""
+        norm = torch.zeros_like(loss)
+        if not critic_alone:
+            norm = self.accelerator.clip_grad_norm_(self._unwrapped().parameters(), self.config.max_grad_norm)
+        critic_norm = torch.zeros_like(norm) if self.critic is None else self.critic.clip_gradient()
+        # All ranks must agree. They have the same gradient, but each its own share of the loss.
+        if bool(torch.isfinite(self.accelerator.reduce(loss, "sum") + norm + critic_norm)):
+            self.skipped = 0
+            if not critic_alone:
+                stats.add_step(float(norm), self.scheduler.get_last_lr()[0])
+                if self.critic is None or self.version >= self.config.critic.warmup_updates:
+                    self.optimizer.step()
+                    self.scheduler.step()
+            if self.critic is not None:
+                stats.add_critic_step(float(critic_norm))
+                self.critic.step()
+        else:
+            self.skipped += 1
+            stats.add_skipped_step(self.scheduler.get_last_lr()[0])
+        self.optimizer.zero_grad()
+        if self.critic is not None:
+            self.critic.optimizer.zero_grad()
+        if self.skipped >= self.config.max_skipped_steps:
+            raise FloatingPointError(
+                f"loss or gradient were not finite in {self.skipped} optimizer steps in a row, the last in update "
+                f"{self.version + 1} (loss {float(loss)}, gradient norm {float(norm)}); lower learner.learning_rate, "
+                "or resume from an earlier checkpoint with another seed"
+            )
+
+    def _accumulate(self, minibatch: Minibatch, stats: UpdateStats, beta: float, on_policy: bool) -> Tensor:
         """Adds up the gradient of one minibatch; ranks exchange it once, in the last backward pass.
 
         Args:
             on_policy: the weights are still those the iteration started with.
+
+        Returns:
+            This rank's part of the loss.
         """
+        minimised = torch.zeros((), device=self.accelerator.device)
         kind, corrects = self.config.aggregation, self.config.correction != "none"
         divided_by = divisor(kind, minibatch.global_tokens, minibatch.global_answers, self.max_tokens)
         # Ranks average their gradients; times their number makes it the sum the global mean needs.
@@ -153,18 +225,24 @@ class Learner:
             last = i == len(runs) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 batch = PackedBatch.pack(run, self.accelerator.device)
-                logprobs, entropy = self._logprobs(self.model, batch)
+                out = self._forward(self.model, batch)
+                logprobs, entropy = out.logprobs.squeeze(0), out.entropy.squeeze(0).detach()
                 # Under the weights the iteration started with. Only a correction tells them from the sampler's.
                 start = logprobs.detach() if on_policy else batch.old_logprobs
                 old = start if corrects else batch.old_logprobs
                 tokens = Tokens(logprobs, old, batch.sampler_logprobs, batch.advantages, batch.lengths)
-                out = token_loss(tokens, self.config, self._reference_logprobs(batch), beta)
+                terms = token_loss(tokens, self.config, self._reference_logprobs(batch), beta)
                 weights = token_weights(kind, batch.lengths)
-                loss = out.loss if weights is None else out.loss * weights
-                self.accelerator.backward(loss.sum() * scale)
-            stats.add_tokens(out, loss, entropy)
+                loss = terms.loss if weights is None else terms.loss * weights
+                total = loss.sum() * scale
+                if out.state_values is not None and self.critic is not None:
+                    total = total + self.critic.loss(out.state_values.squeeze(0), batch, minibatch, stats)
+                self.accelerator.backward(total)
+            minimised += total.detach()
+            stats.add_tokens(terms, loss, entropy)
             if on_policy or corrects:
                 stats.add_mismatch(start - batch.sampler_logprobs, batch.lengths)
+        return minimised
 
     def _imitate(self, minibatch: Minibatch, stats: UpdateStats) -> None:
         """Adds the gradient of the supervised loss: minus the mean log-probability of the solutions' tokens (PTX of
@@ -173,7 +251,7 @@ class Learner:
         total, count = 0.0, 0
         for run in micro_batches(minibatch.solutions, self.config.max_tokens_per_micro_batch):
             with self.accelerator.no_sync(self.model):
-                logprobs, _ = self._logprobs(self.model, PackedBatch.pack(run, self.accelerator.device))
+                logprobs = self._logprobs(self.model, PackedBatch.pack(run, self.accelerator.device))
                 self.accelerator.backward(-logprobs.sum() * scale)
             total, count = total - float(logprobs.detach().double().sum()), count + len(logprobs)
         stats.add_imitated(total, count)
@@ -182,15 +260,11 @@ class Learner:
         if self.reference is None or self.config.kl_in == "reward":
             return None
         with torch.no_grad():
-            return self._logprobs(self.reference, batch)[0]
+            return self._logprobs(self.reference, batch)
 
     def _with_old_logprobs(self, minibatch: Minibatch) -> Minibatch:
         """The minibatch with the current weights' log-probabilities as the old ones."""
-        old = [
-            part.tolist()
-            for batch, logprobs in self._without_gradient(self._unwrapped(), minibatch.samples)
-            for part in logprobs.split(batch.lengths.tolist())
-        ]
+        old = self.logprobs(minibatch.samples)
         samples = [replace(s, old_logprobs=o) for s, o in zip(minibatch.samples, old, strict=True)]
         return replace(minibatch, samples=samples)
 
@@ -199,27 +273,37 @@ class Learner:
         self, model: nn.Module, samples: Sequence[TrainSample]
     ) -> Iterator[tuple[PackedBatch, Tensor]]:
         """Micro-batches and the log-probabilities `[n]` of their completion tokens under `model`."""
-        for run in micro_batches(samples, self.config.max_tokens_per_micro_batch):
-            batch = PackedBatch.pack(run, self.accelerator.device)
-            yield batch, self._logprobs(model, batch)[0]
+        for batch in self._packed(samples):
+            yield batch, self._logprobs(model, batch)
 
-    def _logprobs(self, model: nn.Module, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Log-probability of each completion token `[n]`, and the entropy there `[n]` (without gradient)."""
-        out = model(
+    def _packed(self, samples: Sequence[TrainSample]) -> Iterator[PackedBatch]:
+        for run in micro_batches(samples, self.config.max_tokens_per_micro_batch):
+            yield PackedBatch.pack(run, self.accelerator.device)
+
+    def _logprobs(self, model: nn.Module, batch: PackedBatch) -> Tensor:
+        """Log-probability of each completion token `[n]`."""
+        return self._forward(model, batch).logprobs.squeeze(0)
+
+    def _forward(self, model: nn.Module, batch: PackedBatch) -> Any:
+        """Log-probability and entropy of each completion token `[1, n]`, and its value, if the model has a head."""
+        return model(
             input_ids=batch.input_ids.unsqueeze(0),
             cu_seqlens=batch.cu_seqlens,
             logits_to_keep=batch.predictor,
             logprobs_of=batch.target.unsqueeze(0),
             temperature=self.temperature,
         )
-        return out.logprobs.squeeze(0), out.entropy.squeeze(0).detach()
 
-    def _unwrapped(self) -> Any:
+    def _whole(self) -> Any:
+        """The policy, with its value head if there is one on it."""
         return self.accelerator.unwrap_model(self.model)
 
+    def _unwrapped(self) -> Any:
+        """The policy."""
+        model = self._whole()
+        return model.policy if isinstance(model, PolicyWithValues) else model
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only: never for norms, A_log, dt_bias and other vectors."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and not name.endswith("A_log")]
-    vectors = [p for name, p in model.named_parameters() if p.ndim < 2 or name.endswith("A_log")]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+def _by_answer(x: Tensor, batch: PackedBatch) -> list[list[float]]:
+    """`[n]` of the tokens of a batch, cut into its answers."""
+    return [part.tolist() for part in x.split(batch.lengths.tolist())]

@@ -6,39 +6,42 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.batch import TrainerState
-from deltarl.rl.advantages import group_advantages
+from deltarl.rl.alerts import LOOK_AT, Watch
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig
+from deltarl.rl.credit import assign_credit
 from deltarl.rl.data import batch_indices, epoch_of
+from deltarl.rl.difficulty import measured_success
 from deltarl.rl.episode_stats import sample_rows, train_metrics
 from deltarl.rl.episodes import Episodes
-from deltarl.rl.evaluate import eval_metrics, evaluate
+from deltarl.rl.evaluate import MAIN, eval_metrics, evaluate
 from deltarl.rl.fleets import Fleets
-from deltarl.rl.metrics import MetricsWriter, SampleWriter, truncate_after
+from deltarl.rl.metrics import METRICS_FILE, MetricsWriter, SampleWriter, read_jsonl, truncate_after
 from deltarl.rl.objectives.kl import adapted_beta
 from deltarl.rl.problem_set import ProblemSet
+from deltarl.rl.sanity import sanity_report
 from deltarl.rl.stages import FleetSampler, FleetScorer
 from deltarl.rollout.rng import derive_seed
 
 log = logging.getLogger(__name__)
 
 PTX_STREAM = -3  # keeps the order of the solutions apart from other random numbers, as evaluate.EVAL_STREAM does
+DRAW_FILE = "draw.json"
 
 
 class Loop:
     """One synchronous run over started fleets.
 
     Nothing random is kept between steps: problems, seeds and shuffles are functions of (config.seed, step). Model,
-    optimizer, two counters and the weight of the KL are therefore all a checkpoint needs for the resumed run to be the
-    run that never stopped.
+    optimizer, two counters, the weight of the KL and the success rates of problems are therefore all a checkpoint needs
+    for the resumed run to be the run that never stopped.
     """
 
     def __init__(
@@ -46,13 +49,16 @@ class Loop:
     ):
         self.config, self.tokenizer, self.problems, self.fleets = config, tokenizer, problems, fleets
         self.sampler, self.scorer = FleetSampler(fleets.rollout), FleetScorer(fleets.reward)
-        self.collector = Collector(config, problems.train, tokenizer, self.sampler, self.scorer, self._timed)
+        stages = tokenizer, self.sampler, self.scorer
+        success = measured_success(config, run_dir, problems.train, *stages)
+        self.draw = problems.draw(config, success)
+        self.collector = Collector(config, problems.train, *stages, self.draw, self._timed)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep)
-        self.stop_token_ids = (int(tokenizer.eos_token_id),)
         self.tokens_total, self.restarts_before = 0.0, 0.0
         self.beta = config.learner.beta
         self.seconds_before, self.started = 0.0, time.monotonic()
         self.times: dict[str, float] = {}
+        self.watch = Watch(config.alerts)
         self.first_step = self._resume(run_dir)
         # The last step that changed the weights, whose rows are written, and that has a checkpoint.
         self.weights_step = self.logged_step = self.saved_step = self.first_step - 1
@@ -67,6 +73,7 @@ class Loop:
         """
         try:
             if self.first_step == 1:
+                self._show_one_problem()
                 self._log(0, self._evaluate(0))
             steps = range(self.first_step, self.config.steps + 1)
             bar = tqdm(steps, initial=self.first_step - 1, total=self.config.steps, unit="step", disable=None)
@@ -87,12 +94,17 @@ class Loop:
             collected = self.collector.collect(step)
             self.weights_step = step
             episodes = collected.episodes
+            self.draw.record(collected.problems, episodes.right.mean(1).tolist())
             row = train_metrics(episodes) | collected.metrics | self._learn(step, episodes, collected.prompts)
             with self._timed("weight_sync"):
                 self._publish()
             if step % config.eval.interval == 0 or step == config.steps:
                 row |= self._evaluate(step)
         self.tokens_total += row["tokens/completion"]
+        alerts, new = self.watch.look(row)
+        for alert in new:
+            log.warning("ALERT at step %d: %s. %s", step, alert.found, LOOK_AT[alert.name])
+        row |= alerts
         self._log(step, row, bar)
         self.samples.log(sample_rows(episodes, step, "train", config.logging.samples_per_step))
         self.logged_step = step
@@ -101,16 +113,16 @@ class Loop:
             with self._timed("checkpoint"):
                 self._save(step)
 
+    def _show_one_problem(self) -> None:
+        stages = self.sampler, self.scorer, self.fleets.learner
+        for line in sanity_report(self.config, self.tokenizer, self.problems.train[0], *stages):
+            log.log(logging.WARNING if line.startswith("WARNING") else logging.INFO, line)
+
     def _learn(self, step: int, episodes: Episodes, prompts: Sequence[int]) -> dict[str, float]:
         """The update of `step`, on the answers to these prompts of the episodes."""
         learner = self.config.learner
-        scores, metrics = episodes.scores[prompts], dict[str, float]()
-        if learner.beta and learner.kl_in == "reward":
-            with self._timed("update"):
-                penalty, metrics = self._kl_penalty(episodes, prompts)
-            scores = scores - penalty
-        advantages = group_advantages(scores, learner.scale_rewards, baseline=learner.baseline)
-        samples = episodes.train_samples(advantages, prompts)
+        with self._timed("update"):
+            samples, metrics = assign_credit(episodes, prompts, learner, self.beta, self.fleets.learner)
         if len(samples) < learner.num_ranks * learner.num_minibatches:
             raise ValueError(
                 f"only {len(samples)} answers of this step have a score; no reward function gave the others one"
@@ -136,39 +148,22 @@ class Loop:
             for i in batch_indices(len(found), learner.ptx_batch_size * learner.num_minibatches, step - 1, order)
         ]
 
-    def _kl_penalty(self, episodes: Episodes, prompts: Sequence[int]) -> tuple[np.ndarray, dict[str, float]]:
-        """What the KL to the reference model takes off the scores `[K, G]` of these prompts' answers, and metrics."""
-        scores = episodes.scores[prompts]
-        answers = episodes.train_samples(np.zeros_like(scores), prompts)
-        ranks = self.config.learner.num_ranks
-        shares = self.fleets.learner.scatter("answer_kl", [(answers[rank::ranks],) for rank in range(ranks)])
-        kl = np.empty(len(answers))
-        for rank, share in enumerate(shares):
-            kl[rank::ranks] = share
-        penalty = np.zeros_like(scores)
-        penalty[~np.isnan(scores)] = self.beta * kl
-        tokens = sum(len(a.completion_ids) for a in answers)
-        return penalty, {"kl/ref": kl.sum() / max(1, tokens), "kl/penalty": self.beta * kl.sum() / max(1, len(kl))}
-
     def _publish(self) -> None:
         """Learner to samplers through the object store; every sampler verifies the checksum of what it loaded."""
         self.fleets.rollout.broadcast("load_weights", self.fleets.learner.first("weights"))
 
     def _evaluate(self, step: int) -> dict[str, float]:
         with self._timed("eval"):
-            episodes = evaluate(
-                self.problems.test,
-                self.config.eval,
-                max_tokens=self.config.rollout.max_tokens,
-                stop_token_ids=self.stop_token_ids,
-                seed=self.config.seed,
+            found = evaluate(
+                self.problems.tests,
+                self.config,
                 tokenizer=self.tokenizer,
                 sampler=self.sampler,
                 scorer=self.scorer,
                 state=TrainerState(step, self.config.steps),
             )
-        self.samples.log(sample_rows(episodes, step, "eval", 4 * self.config.logging.samples_per_step))
-        metrics = eval_metrics(episodes)
+            metrics = eval_metrics(found, self.config.reward.timeout)
+        self.samples.log(sample_rows(found[MAIN], step, "eval", 4 * self.config.logging.samples_per_step))
         log.info("step %d: held-out pass@1 %.3f", step, metrics["eval/pass@1"])
         return metrics
 
@@ -195,6 +190,7 @@ class Loop:
         def write(folder: Path) -> None:
             self.fleets.learner.first("save", folder.resolve())
             self.tokenizer.save_pretrained(folder)
+            self.draw.save(folder / DRAW_FILE)
 
         state = {"tokens_total": self.tokens_total, "seconds": self._seconds(), "restarts": self._restarts()}
         self.store.save(step, state | {"beta": self.beta}, write)
@@ -209,9 +205,11 @@ class Loop:
                 truncate_after(run_dir / name, int(state["step"]) if checkpoint else -1)
         if checkpoint is None:
             return 1
+        self.watch.replay(read_jsonl(run_dir / METRICS_FILE))
         log.info("resuming after step %d", state["step"])
         self.tokens_total, self.seconds_before = state["tokens_total"], state["seconds"]
         self.restarts_before, self.beta = state["restarts"], state["beta"]
+        self.draw.load(checkpoint / DRAW_FILE)
         self.fleets.learner.broadcast("load", checkpoint.resolve())
         self._publish()
         return int(state["step"]) + 1

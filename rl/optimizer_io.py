@@ -1,6 +1,7 @@
 """Optimizer and schedule on disk as safetensors and JSON: nothing that has to be unpickled."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ TENSORS, STATE = "optimizer.safetensors", "learner_state.json"
 
 
 def save_optimizer(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, version: int
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, counters: Mapping[str, int]
 ) -> None:
-    """Writes the optimizer's tensors as `{parameter}|{slot}` (`lm_head.weight|exp_avg`) and the rest as JSON."""
+    """Writes the optimizer's tensors as `{parameter}|{slot}` (`lm_head.weight|exp_avg`), the rest and `counters` as
+    JSON."""
     tensors = {
         f"{name}|{slot}": value.contiguous()
         for name, p in model.named_parameters()
@@ -22,11 +24,11 @@ def save_optimizer(
     }
     save_file(tensors, folder / TENSORS)
     last_lr = [group["lr"] for group in optimizer.param_groups]
-    (folder / STATE).write_text(json.dumps({"version": version, "last_epoch": scheduler.last_epoch, "lr": last_lr}))
+    (folder / STATE).write_text(json.dumps({**counters, "last_epoch": scheduler.last_epoch, "lr": last_lr}))
 
 
-def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
-    """Restores what `save_optimizer` wrote; returns the weights version."""
+def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> dict[str, Any]:
+    """Restores what `save_optimizer` wrote; returns the JSON, with the counters."""
     parameters = dict(model.named_parameters())
     for key, value in load_file(folder / TENSORS).items():
         name, slot = key.split("|")
@@ -37,4 +39,4 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
     scheduler._last_lr = state["lr"]
     for group, lr in zip(optimizer.param_groups, state["lr"], strict=True):
         group["lr"] = lr
-    return state["version"]
+    return state

@@ -3,7 +3,7 @@
 from typing import Any, Literal, get_args
 
 Algorithm = Literal[
-    "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "kimi_pmd"
+    "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "kimi_pmd", "ppo"
 ]
 
 PLAIN_CLIP = {"epsilon": 0.2, "epsilon_high": 0.2}
@@ -48,6 +48,15 @@ PRESETS: dict[Algorithm, dict[str, dict[str, Any]]] = {
     },
     "reinforce_pp_baseline": {"learner": {**PLAIN_CLIP, "scale_rewards": "whiten", "kl_estimator": "k2"}},
     "kimi_pmd": {"learner": {"loss_type": "mirror_descent", "scale_rewards": "none", "aggregation": "sequence_mean"}},
+    "ppo": {
+        "learner": {
+            **PLAIN_CLIP,
+            "baseline": "critic",
+            "scale_rewards": "whiten",
+            "kl_in": "reward",
+            "kl_estimator": "k1",
+        }
+    },
 }
 
 

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.rewards import MATH
 from deltarl.reward.verifier import Verifier
 from deltarl.rl.batch import TrainSample
 from deltarl.rl.config import RunConfig, SFTConfig, SourceConfig
-from deltarl.rl.data import EncodedPrompt, encode_prompts, from_problems, load_file
+from deltarl.rl.data import Draw, EncodedPrompt, encode_prompts, from_problems, load_file
 from deltarl.rl.problems import Split, generate
 
 log = logging.getLogger(__name__)
@@ -27,19 +28,46 @@ class DataError(ValueError):
 class ProblemSet:
     train: Prompts
     test: Prompts
+    train_sources: list[int]
+    """For each training problem, 0 if it is of data.train, else its place in data.more_train counted from 1."""
+    more_tests: dict[str, Prompts] = field(default_factory=dict)
+    """Held-out problems beside `test`, by the name of their set."""
     solutions: list[TrainSample] = field(default_factory=list)
     """Worked solutions of training problems, if the learner imitates some (learner.ptx_weight)."""
 
+    @property
+    def tests(self) -> dict[str, Prompts]:
+        """All held-out problems by the name of their set, "" for `test`."""
+        return {"": self.test, **self.more_tests}
+
+    def draw(self, config: RunConfig, success: np.ndarray | None) -> Draw:
+        """The order in which training problems come.
+
+        Args:
+            success: `[N]` how often the starting model solves each, if that was measured.
+        """
+        data = config.data
+        weights = [source.weight for source in (data.train, *data.more_train.values())]
+        try:
+            draw = Draw(self.train_sources, weights, config.rollout.prompts_per_step, data.sampling, success)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        if draw.kept < len(self.train):
+            log.info("%d of %d training problems are neither too hard nor too easy", draw.kept, len(self.train))
+        return draw
+
     @classmethod
     def load(cls, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> "ProblemSet":
-        """Loads both splits.
+        """Loads all splits.
 
         Raises:
             DataError: no answer the verifier can read, fewer problems or worked solutions than are used at once, a
                 prompt too long.
             FileNotFoundError, ValueError: what `load_file` and `generate` refuse.
         """
-        train = _encode(config, config.data.train, "train", tokenizer)
+        trains = [_encode(config, config.data.train, "train", tokenizer)]
+        trains += [_encode(config, s, "train", tokenizer, name) for name, s in config.data.more_train.items()]
+        train = [p for found in trains for p in found]
         test = _encode(config, config.data.test, "test", tokenizer)
         for name, prompts, need in (
             ("train", train, config.rollout.prompts_per_step),
@@ -48,10 +76,18 @@ class ProblemSet:
             if len(prompts) < need:
                 raise DataError(f"data.{name} has {len(prompts)} problems and {need} are used at once")
         test = test[: config.eval.num_problems]
+        more = {
+            name: _encode(config, source, "test", tokenizer, name)[: config.eval.num_problems]
+            for name, source in config.data.more_tests.items()
+        }
         if any(f.function == MATH for f in config.reward.functions):
-            _check_golds(train + test, config)
-        log.info("problems: %d to train on, %d held out", len(train), len(test))
-        return cls(train, test, _solutions(train, tokenizer, config) if config.learner.ptx_weight else [])
+            _check_golds([*train, *test, *(p for found in more.values() for p in found)], config)
+        held_out = "".join(f", {len(found)} of {name}" for name, found in more.items())
+        log.info("problems: %d to train on, %d held out%s", len(train), len(test), held_out)
+        sources = [i for i, found in enumerate(trains) for _ in found]
+        return cls(
+            train, test, sources, more, _solutions(train, tokenizer, config) if config.learner.ptx_weight else []
+        )
 
 
 def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[dict[str, str]]:
@@ -90,12 +126,14 @@ def _solutions(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, config: Run
     return found
 
 
-def _encode(config: RunConfig, source: SourceConfig, split: Split, tokenizer: PreTrainedTokenizerBase) -> Prompts:
+def _encode(
+    config: RunConfig, source: SourceConfig, split: Split, tokenizer: PreTrainedTokenizerBase, name: str | None = None
+) -> Prompts:
     if source.problems is not None:
         examples = from_problems(generate(source.problems, split, source.num_problems, config.seed))
     else:
         assert source.path is not None  # SourceConfig sees to it
-        columns = {"problems", "num_problems", "path"}
+        columns = {"problems", "num_problems", "path", "weight"}
         examples = load_file(source.path, **source.model_dump(exclude=columns))
     try:
         return encode_prompts(
@@ -107,7 +145,8 @@ def _encode(config: RunConfig, source: SourceConfig, split: Split, tokenizer: Pr
             on_long=config.data.on_long_prompt,
         )
     except ValueError as error:
-        raise DataError(f"data.{split}: {error}") from error
+        where = split if name is None else f"more_{split}{'s' if split == 'test' else ''}.{name}"
+        raise DataError(f"data.{where}: {error}") from error
 
 
 def _check_golds(prompts: Prompts, config: RunConfig) -> None:

@@ -1,6 +1,7 @@
 """The charts of the report: plotly figures drawn from the rows of metrics.jsonl."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -96,12 +97,23 @@ def _reward_chart(rows: Sequence[Row]) -> Chart | None:
 
 
 def _held_out_chart(rows: Sequence[Row]) -> Chart | None:
-    names = {name for row in rows for name in row if name.startswith("eval/pass@") and has_data(column(rows, name)[1])}
-    if not names:
+    """pass@k and maj@k of the main set, pass@1 with its interval; pass@1 of other sets."""
+    logged = {name for row in rows for name in row if name.startswith("eval/") and has_data(column(rows, name)[1])}
+    own = sorted(
+        (name for name in logged if re.fullmatch(r"eval/(pass|maj)@\d+", name)),
+        key=lambda name: (name.startswith("eval/maj"), int(name.partition("@")[2])),
+    )
+    ordered = [*own, *sorted(name for name in logged if re.fullmatch(r"eval/[^/]+/pass@1", name))]
+    if not ordered:
         return None
-    figure, ordered = _figure(percent=True), sorted(names, key=lambda name: int(name.partition("@")[2]))
+    figure = _figure(percent=True)
     for name, color in zip(ordered, cycle((GREEN, BLUE, VIOLET, AMBER, TEAL, GREY)), strict=False):
         figure.add_trace(_line(*column(rows, name), Line(name.removeprefix("eval/"), color), width=2.4))
+    ends = [f"eval/pass@1/{end}" for end in ("low", "high")]
+    if logged.issuperset(ends):
+        for name in ends:
+            figure.add_trace(_line(*column(rows, name), Line(name.removeprefix("eval/"), GREEN, "dot"), width=1))
+        ordered += ends
     return _chart("Held-out accuracy", "Problems the policy never trains on.", ordered, figure)
 
 

@@ -75,6 +75,17 @@ PANELS = (
         percent=True,
     ),
     Panel(
+        "Critic",
+        "Explained variance near 1: the critic foresees the score; at or below 0, advantages are better without it.",
+        {
+            "value/explained_variance": Line("explained variance", BLUE),
+            "clip/frac_value": Line("values clipped", GREY, "dot"),
+            "loss/value": Line("loss", AMBER, right=True),
+        },
+        y_title="fraction",
+        right_title="loss",
+    ),
+    Panel(
         "KL divergence",
         "How far the policy has moved: from the reference model, and within one step.",
         {"kl/ref": Line("to the reference", BLUE), "kl/old": Line("to the policy before the update", AMBER)},

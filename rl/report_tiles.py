@@ -1,9 +1,11 @@
 """The headline numbers at the top of the report."""
 
+import re
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
+from deltarl.rl.alerts import LOOK_AT
 from deltarl.rl.report_charts import Row, column
 
 
@@ -27,12 +29,13 @@ def build_tiles(rows: Sequence[Row]) -> list[Tile]:
         _tokens(rows),
         _mismatch(rows),
         _restarts(rows),
+        *_alerts(rows),
     )
     return [tile for tile in tiles if tile is not None]
 
 
 def _first_pass_metric(rows: Sequence[Row]) -> str:
-    names = {name for row in rows for name in row if name.startswith("eval/pass@")}
+    names = {name for row in rows for name in row if re.fullmatch(r"eval/pass@\d+", name)}
     return min(names, key=lambda name: int(name.partition("@")[2]), default="eval/pass@1")
 
 
@@ -85,6 +88,16 @@ def _mismatch(rows: Sequence[Row]) -> Tile | None:
 def _restarts(rows: Sequence[Row]) -> Tile | None:
     values = _values(rows, "worker/restarts")
     return Tile("Worker restarts", f"{max(values):,.0f}", "since the run started") if values else None
+
+
+def _alerts(rows: Sequence[Row]) -> list[Tile]:
+    """One tile for each alert there was, with what to look at."""
+    tiles = []
+    for name, look_at in LOOK_AT.items():
+        steps = [row["step"] for row in rows if row.get(f"alert/{name}")]
+        if steps:
+            tiles.append(Tile(f"Alert: {name}", f"step {steps[0]:,}", f"at {len(steps):,} steps. {look_at}", "", "bad"))
+    return tiles
 
 
 def _percent(value: float) -> str:

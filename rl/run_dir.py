@@ -14,6 +14,7 @@ CONFIG_FILE = "config.yaml"
 
 # May differ when a run is resumed: they change how it runs, not what it computes.
 FREE_KEYS = (
+    "alerts",
     "output_dir",
     "checkpoint",
     "logging",

@@ -1,4 +1,4 @@
-"""Accuracy of a checkpoint on a recipe's held-out problems, in this process, without Ray.
+"""Accuracy of a checkpoint on a recipe's held-out problems, all its sets, in this process, without Ray.
 
 python rl/run_eval.py --config configs/quickstart.yaml [key=value ...]
 
@@ -33,11 +33,8 @@ def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
     scorer = Scorer(**scorer_arguments(config))
     try:
         episodes = evaluate(
-            problems.test,
-            config.eval,
-            max_tokens=config.rollout.max_tokens,
-            stop_token_ids=(int(tokenizer.eos_token_id),),
-            seed=config.seed,
+            problems.tests,
+            config,
             tokenizer=tokenizer,
             sampler=sampler,
             scorer=scorer,
@@ -46,7 +43,7 @@ def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
     finally:
         scorer.close()
         sampler.close()
-    return {"checkpoint": str(path), **eval_metrics(episodes)}
+    return {"checkpoint": str(path), **eval_metrics(episodes, config.reward.timeout)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,59 +3,16 @@
 python rl/run_grpo.py --config configs/quickstart.yaml [key=value ...]
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 
-from deltarl.actor import runtime
-from deltarl.rl.cli import exit_status, parse_config
-from deltarl.rl.config import RunConfig
-from deltarl.rl.run_dir import log_to, open_run_dir
-
-log = logging.getLogger("deltarl.rl.run_grpo")  # also when run as a script
-
-
-def train(config: RunConfig) -> None:
-    """Runs `config` to its end, from wherever an earlier attempt at it stopped.
-
-    Raises:
-        ConfigError, ValueError: what is wrong with the configuration or the data, before anything is started.
-    """
-    run_dir = open_run_dir(config)
-    log_to(run_dir)
-    # Imported late: these take seconds, and a mistake in the configuration should not.
-    from deltarl.reward.rewards import Scorer
-    from deltarl.rl.fleets import Fleets, cpus_needed, scorer_arguments, warm_start
-    from deltarl.rl.loop import Loop
-    from deltarl.rl.problem_set import ProblemSet, demonstrations
-    from deltarl.rl.report import write_report
-    from deltarl.rl.warm_start import check_context, load_tokenizer, starting_point
-
-    Scorer(**scorer_arguments(config)).close()  # a plug-in that cannot be loaded is refused now
-    check_context(config)
-    tokenizer = load_tokenizer(config.model)
-    problems = ProblemSet.load(config, tokenizer)
-    shown = demonstrations(problems.train, config.sft) if config.sft else []
-    runtime.start(cpus_needed(config))
-    try:
-        if shown and not (run_dir / "initial").is_dir():
-            warm_start(config, run_dir / "initial", shown)
-        model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
-        fleets = Fleets.start(config, model_path)
-        try:
-            Loop(config, run_dir, tokenizer, problems, fleets).run()
-        finally:
-            fleets.close()
-    finally:
-        runtime.stop()
-        if (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size:
-            log.info("report: %s", write_report(run_dir).resolve())
+from deltarl.rl.cli import run_command
+from deltarl.rl.train import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Console script `deltarl-grpo`."""
-    config = parse_config("Train a policy with GRPO.", argv)
-    return exit_status(lambda: train(config))
+    return run_command("Train a policy with GRPO.", train, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two stages before the learner, in one process or spread over a fleet, behind the same two methods."""
+"""The stages of a step, in one process or spread over a fleet, behind the same methods."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -27,6 +27,12 @@ class RewardStage(Protocol):
         columns: Mapping[str, Sequence[Any]],
         state: TrainerState,
     ) -> ScoreReport: ...
+
+
+class Ranks(Protocol):
+    """The learner; `actor.Gang` is one."""
+
+    def scatter(self, method: str, args: Sequence[tuple[Any, ...]]) -> list[Any]: ...
 
 
 class FleetSampler:

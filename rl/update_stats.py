@@ -7,6 +7,7 @@ from torch import Tensor
 from deltarl.rl.loss import TokenLoss
 from deltarl.rl.objectives.ratio import LARGEST_LOG_RATIO
 from deltarl.rl.objectives.tokens import answer_sums
+from deltarl.rl.objectives.value import ValueLoss
 
 
 class UpdateStats:
@@ -17,7 +18,8 @@ class UpdateStats:
         self._maxima = {"ratio/max": 0.0, "mismatch/logprob_abs_max": 0.0, "mismatch/ratio_max": 0.0}
         self._divisor = 0
         self._norms: list[float] = []
-        self._lr = 0.0
+        self._critic_norms: list[float] = []
+        self._lr, self._skipped = 0.0, 0
 
     def add_minibatch(self, divisor: int) -> None:
         """`divisor`: what the loss of the minibatch is divided by, over all ranks."""
@@ -64,6 +66,18 @@ class UpdateStats:
         self._add("loss/ptx", loss)
         self._add("ptx/tokens", tokens)
 
+    def add_values(self, out: ValueLoss) -> None:
+        self._add("value/tokens", len(out.loss))
+        self._add("loss/value", out.loss.detach().double().sum())
+        self._add("clip/frac_value", out.clipped.double().sum())
+
+    def add_critic_step(self, grad_norm: float) -> None:
+        self._critic_norms.append(grad_norm)
+
+    def add_skipped_step(self, lr: float) -> None:
+        self._skipped += 1
+        self._lr = lr
+
     def add_step(self, grad_norm: float, lr: float) -> None:
         self._norms.append(grad_norm)
         self._lr = lr
@@ -85,9 +99,14 @@ class UpdateStats:
         loss = {"loss/policy": total.pop("loss/policy") / self._divisor}
         if "ptx/tokens" in total:
             loss["loss/ptx"] = total.pop("loss/ptx") / max(1, total.pop("ptx/tokens"))
+        if "value/tokens" in total:
+            valued = total.pop("value/tokens")
+            loss |= {name: total.pop(name) / valued for name in ("loss/value", "clip/frac_value")}
         means = {name: x / (compared if name.startswith("mismatch/") else tokens) for name, x in total.items()}
-        norm = sum(self._norms) / len(self._norms)
-        step = {"optim/grad_norm": norm, "optim/lr": self._lr}
+        norm = sum(self._norms) / len(self._norms) if self._norms else float("nan")
+        step = {"optim/grad_norm": norm, "optim/lr": self._lr, "optim/skipped": float(self._skipped)}
+        if self._critic_norms:
+            step["optim/critic_grad_norm"] = sum(self._critic_norms) / len(self._critic_norms)
         return loss | means | ess | dict(zip(self._maxima, largest, strict=True)) | step
 
     def _add(self, name: str, x: Tensor | float) -> None:

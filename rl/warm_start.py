@@ -52,6 +52,11 @@ def check_context(config: RunConfig) -> None:
         ValueError: what is wrong.
     """
     hybrid = config.model.path is None or is_hybrid(config.model.path)
+    if config.learner.baseline == "critic" and not hybrid:
+        raise ValueError(
+            f"learner.baseline = 'critic' puts a value head on our hybrid, and {config.model.path} is another model: "
+            "choose another baseline (algorithm=grpo, for instance)"
+        )
     if config.rollout.backend == ("transformers" if hybrid else "native"):
         what, instead = ("a hybrid", "native") if hybrid else ("no hybrid", "transformers")
         raise ValueError(

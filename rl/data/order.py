@@ -15,12 +15,16 @@ def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> l
     _check_sizes(num_examples, batch_size)
     if step < 0 or seed < 0:
         raise ValueError(f"step and seed must not be negative, got step {step} and seed {seed}")
+    return epoch_run(num_examples, step * batch_size, batch_size, [seed])
+
+
+def epoch_run(num_examples: int, first: int, count: int, seed: list[int]) -> list[int]:
+    """`count` indices from place `first` on, of epochs that each go through all examples in an order of their own."""
     indices: list[int] = []
-    position = step * batch_size
-    while len(indices) < batch_size:
-        epoch, start = divmod(position + len(indices), num_examples)
-        order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
-        indices += order[start : start + batch_size - len(indices)].tolist()
+    while len(indices) < count:
+        epoch, start = divmod(first + len(indices), num_examples)
+        order = np.random.Generator(np.random.PCG64([*seed, epoch])).permutation(num_examples)
+        indices += order[start : start + count - len(indices)].tolist()
     return indices
 
 

@@ -43,7 +43,8 @@ class ObjectiveConfig(Section):
     tau: PositiveFloat = 0.1
     """mirror_descent: weight of the squared log-ratio, which holds the policy to the one the iteration started with."""
     baseline: Baseline = "group"
-    """What is taken from a score: the group's mean, the mean of the group's other samples (RLOO), or nothing."""
+    """What is taken from a score: the group's mean, the mean of the group's other samples (RLOO), nothing, or what a
+    critic expected at each token (PPO; rl/critic_config.py)."""
     scale_rewards: ScaleRewards = "group"
     """Divide advantages by the standard deviation of the group's or the batch's scores, or by nothing; whiten brings
     the advantages of the whole batch to mean 0 and standard deviation 1 (REINFORCE++)."""
@@ -102,6 +103,16 @@ class ObjectiveConfig(Section):
             problems.append(
                 "learner.scale_rewards = 'group' divides by the spread around a group's mean, which baseline = 'none' "
                 "does not take off; use scale_rewards=whiten, or baseline=group"
+            )
+        if self.baseline == "critic" and self.scale_rewards in ("group", "batch"):
+            problems.append(
+                f"learner.scale_rewards = {self.scale_rewards!r} divides the scores of answers, and a critic judges "
+                "tokens; use scale_rewards=whiten, as algorithm=ppo does, or none"
+            )
+        if self.baseline == "critic" and self.loss_type == "mirror_descent":
+            problems.append(
+                "learner.loss_type = 'mirror_descent' takes one advantage for a whole answer, and a critic gives each "
+                "token its own; use loss_type=clip or cispo"
             )
         return problems
 

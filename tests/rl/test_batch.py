@@ -9,13 +9,13 @@ from deltarl.rl.batch import PackedBatch, TrainSample, micro_batches, split_batc
 def sample(prompt: int, completion: int, advantage: float = 0.0) -> TrainSample:
     """Tokens are numbered, so that each tells where it came from."""
     ids = list(range(100, 100 + completion))
-    return TrainSample(list(range(prompt)), ids, [-0.5 * i for i in range(completion)], advantage)
+    return TrainSample.whole(list(range(prompt)), ids, [-0.5 * i for i in range(completion)], advantage)
 
 
 def test_pack_points_each_answer_token_at_the_position_before_it():
     samples = [
-        TrainSample([5, 6], [7, 8], [-0.1, -0.2], 1.5),
-        TrainSample([9], [10, 11, 12], [-0.3, -0.4, -0.5], -2.0),
+        TrainSample.whole([5, 6], [7, 8], [-0.1, -0.2], 1.5),
+        TrainSample.whole([9], [10, 11, 12], [-0.3, -0.4, -0.5], -2.0),
     ]
     batch = PackedBatch.pack(samples, torch.device("cpu"))
     #                                  0  1  2  3  4   5   6   7
@@ -69,7 +69,7 @@ def test_ranks_together_work_on_the_minibatches_of_a_single_rank(num_minibatches
 
 
 def test_a_policy_the_iteration_starts_with_is_kept_apart_from_the_sampler():
-    samples = [TrainSample([5], [7], [-0.1], 1.0, old_logprobs=[-0.3]), TrainSample([5], [7], [-0.2], 1.0)]
+    samples = [TrainSample([5], [7], [-0.1], [1.0], old_logprobs=[-0.3]), TrainSample.whole([5], [7], [-0.2], 1.0)]
     batch = PackedBatch.pack(samples, torch.device("cpu"))
     torch.testing.assert_close(batch.sampler_logprobs, torch.tensor([-0.1, -0.2]))
     torch.testing.assert_close(batch.old_logprobs, torch.tensor([-0.3, -0.2]))

@@ -152,6 +152,12 @@ def test_files_that_are_no_recipe(tmp_path):
         assert "must hold a mapping" in refusal(bad)
 
 
+def test_a_key_within_a_named_test_set_is_checked(recipe):
+    assert "did you mean 'limit'" in refusal(recipe, "data.more_tests.amc.limits=3")
+    assert "data.more_tests" in refusal(recipe, "data.more_tests={a/b: {path: x}}")
+    assert load_config(recipe, ["data.more_tests.amc.path=amc.jsonl"]).data.more_tests["amc"].path == "amc.jsonl"
+
+
 def test_a_required_key_that_is_missing_is_named(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in MINIMAL.items() if k != "steps"}))

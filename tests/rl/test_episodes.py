@@ -62,7 +62,7 @@ def test_shapes_keep_each_answer_with_its_problem(episodes):
     np.testing.assert_array_equal(episodes.right, [[True, True], [False, True], [False, False]])
     np.testing.assert_array_equal(episodes.lengths, [[1, 2], [3, 4], [5, 6]])
     samples = episodes.train_samples(np.arange(6.0).reshape(3, 2))
-    assert [s.advantage for s in samples] == [0, 1, 2, 3, 4], "the last answer has no score"
+    assert [s.advantages[0] for s in samples] == [0, 1, 2, 3, 4], "the last answer has no score"
     assert [TOKENIZER.decode(s.completion_ids) for s in samples] == episodes.completions[:5]
     assert samples[3].logprobs == [-0.25] * 4
     assert samples[3].prompt_ids == [7, 8]

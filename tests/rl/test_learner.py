@@ -27,7 +27,7 @@ def samples(policy_folder) -> list[TrainSample]:
     groups = Engine(load_model(policy_folder)).generate(prompts, params)
     answers = [(group.prompt_token_ids, t) for group in groups for t in group.outputs]
     assert len({len(t.token_ids) for _, t in answers}) > 3
-    return [TrainSample(prompt, t.token_ids, t.logprobs, float(rng.normal())) for prompt, t in answers]
+    return [TrainSample.whole(prompt, t.token_ids, t.logprobs, float(rng.normal())) for prompt, t in answers]
 
 
 @pytest.fixture
@@ -43,6 +43,10 @@ def update(learner: Learner, samples, num_minibatches: int = 1) -> dict[str, flo
     return learner.update(split_batch(samples, 1, num_minibatches)[0])
 
 
+def with_advantage(sample: TrainSample, advantage: float) -> TrainSample:
+    return replace(sample, advantages=[advantage] * len(sample.completion_ids))
+
+
 def state(learner: Learner) -> dict[str, torch.Tensor]:
     return {name: x.clone() for name, x in learner.model.state_dict().items()}
 
@@ -52,13 +56,13 @@ class Recorder:
 
     def __init__(self, learner: Learner, monkeypatch: pytest.MonkeyPatch):
         self.passes, self.gradients = 0, {}
-        self._learner, self._logprobs, self._step = learner, learner._logprobs, learner.optimizer.step
-        monkeypatch.setattr(learner, "_logprobs", self.count)
+        self._learner, self._forward, self._step = learner, learner._forward, learner.optimizer.step
+        monkeypatch.setattr(learner, "_forward", self.count)
         monkeypatch.setattr(learner.optimizer, "step", self.keep)
 
     def count(self, *args):
         self.passes += 1
-        return self._logprobs(*args)
+        return self._forward(*args)
 
     def keep(self):
         self.gradients = {name: p.grad.clone() for name, p in self._learner.model.named_parameters()}
@@ -83,7 +87,7 @@ def test_gradient_and_metrics_do_not_depend_on_the_micro_batches(learner, sample
 
 def test_the_loss_is_the_mean_over_the_tokens_of_the_whole_batch(learner, samples):
     tokens = sum(len(s.completion_ids) for s in samples)
-    mean = sum(s.advantage * len(s.completion_ids) for s in samples) / tokens
+    mean = sum(sum(s.advantages) for s in samples) / tokens
     assert update(learner(), samples)["loss/policy"] == pytest.approx(-mean, abs=1e-5)
 
 
@@ -109,12 +113,12 @@ def test_log_probabilities_are_taken_at_the_sampling_temperature(learner, sample
 
 
 def test_answers_with_a_positive_advantage_become_likelier_and_the_others_less_likely(learner, samples):
-    better, worse = replace(samples[0], advantage=1.0), replace(samples[-1], advantage=-1.0)
+    better, worse = with_advantage(samples[0], 1.0), with_advantage(samples[-1], -1.0)
     assert better.completion_ids != worse.completion_ids
     one = learner(learning_rate=1e-3)
     update(one, [better, worse])
     for sample, sign in ((better, 1), (worse, -1)):
-        again = TrainSample(sample.prompt_ids, sample.completion_ids, sample.logprobs, 0.0)
+        again = with_advantage(sample, 0.0)
         ratio = update(one, [again])["ratio/mean"]  # an advantage of 0 only measures
         assert (ratio - 1) * sign > 1e-3
 
@@ -122,7 +126,7 @@ def test_answers_with_a_positive_advantage_become_likelier_and_the_others_less_l
 def test_without_advantage_nothing_changes(learner, samples):
     one = learner()
     before = state(one)
-    assert update(one, [replace(s, advantage=0.0) for s in samples])["optim/grad_norm"] == 0
+    assert update(one, [with_advantage(s, 0.0) for s in samples])["optim/grad_norm"] == 0
     assert all(torch.equal(x, before[name]) for name, x in state(one).items())
 
 
@@ -152,13 +156,45 @@ def test_learning_rate_schedule(learner, samples, schedule, expected):
     assert rates == pytest.approx([1e-3 * x for x in expected], rel=1e-5)
 
 
-def test_a_gradient_that_is_not_finite_is_refused_and_leaves_the_weights(learner, samples):
+def poisoned(samples) -> list[TrainSample]:
+    return [*samples[:3], with_advantage(samples[3], float("nan"))]
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_and_leaves_the_weights(learner, samples):
     one = learner()
     before = state(one)
-    with pytest.raises(FloatingPointError, match="gradient norm of update 1 is nan"):
-        update(one, [*samples[:3], replace(samples[3], advantage=float("nan"))])
+    metrics = update(one, poisoned(samples))
+    assert metrics["optim/skipped"] == 1
+    assert np.isnan(metrics["optim/grad_norm"])
     assert all(torch.equal(x, before[name]) for name, x in state(one).items())
-    assert update(one, samples)["kl/old"] < 1e-8  # nothing of the bad gradient is left either
+    assert one.scheduler.last_epoch == 0
+    after = update(one, samples)
+    assert after["kl/old"] < 1e-8  # nothing of the bad gradient is left either
+    assert after["optim/skipped"] == 0
+
+
+def test_a_loss_that_is_not_finite_is_left_out_though_its_gradient_is(learner, samples, monkeypatch):
+    """The straight-through estimate has the value of k3, which overflows, and the gradient of k2."""
+    one = learner(beta=0.1, kl_estimator="k3_straight_through")
+    monkeypatch.setattr(one, "_reference_logprobs", lambda batch: torch.full_like(batch.sampler_logprobs, 1e3))
+    before = state(one)
+    assert update(one, samples)["optim/skipped"] == 1
+    assert all(torch.equal(x, before[name]) for name, x in state(one).items())
+
+
+def test_so_many_bad_steps_in_a_row_stop_the_run_also_across_a_reload(learner, samples, tmp_path):
+    one = learner(max_skipped_steps=3)
+    for _ in range(2):  # a good step in between starts the count anew
+        update(one, poisoned(samples))
+        update(one, poisoned(samples))
+        update(one, samples)
+    update(one, poisoned(samples))
+    one.save(tmp_path)
+    resumed = learner(max_skipped_steps=3)
+    resumed.load(tmp_path)
+    update(resumed, poisoned(samples))
+    with pytest.raises(FloatingPointError, match=r"3 optimizer steps in a row, the last in update 9 \(loss nan"):
+        update(resumed, poisoned(samples))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from deltarl.model.checkpoint import load_model
-from deltarl.rl.advantages import group_advantages
+from deltarl.reward.rewards import ScoreReport
 from deltarl.rl.batch import PackedBatch, TrainSample, micro_batches, split_batch
 from deltarl.rl.config import LearnerConfig
+from deltarl.rl.credit import assign_credit
+from deltarl.rl.episodes import Episodes
 from deltarl.rl.learner import Learner
 from deltarl.rl.objectives.correction import USUAL_BOUNDS
 from deltarl.rl.presets import PRESETS
@@ -28,8 +30,8 @@ def samples(policy_folder) -> list[TrainSample]:
     prompts = [rng.integers(3, 24, n).tolist() for n in (4, 9, 17, 6)]
     params = SamplingParams(n=6, max_tokens=MAX_TOKENS, stop_token_ids=(2,), seed=5)
     groups = Engine(load_model(policy_folder)).generate(prompts, params)
-    return [
-        TrainSample(
+    found = [
+        TrainSample.whole(
             group.prompt_token_ids,
             t.token_ids,
             (np.array(t.logprobs) + rng.normal(0, 0.05, len(t.logprobs))).tolist(),
@@ -38,6 +40,8 @@ def samples(policy_folder) -> list[TrainSample]:
         for group in groups
         for t in group.outputs
     ]
+    returns = [rng.normal(size=len(s.completion_ids)).tolist() for s in found]
+    return [replace(s, values=[0.0] * len(r), returns=r) for s, r in zip(found, returns, strict=True)]
 
 
 @pytest.fixture
@@ -186,8 +190,8 @@ def test_kl_of_whole_answers(learner, samples, policy_folder):
     own = score(policy_folder, samples)  # the reference is the policy's start
     exact = np.array([sum(s.logprobs) - sum(o.logprobs) for s, o in zip(samples, own, strict=True)])
     assert np.abs(exact).max() > 0.1
-    np.testing.assert_allclose(one.answer_kl(samples), exact, atol=1e-4)
-    assert one.answer_kl([]) == []
+    np.testing.assert_allclose([sum(kl) for kl in one.token_kl(samples)], exact, atol=1e-4)
+    assert one.token_kl([]) == []
     assert "kl/ref" not in one.update(split_batch(samples, 1, 1)[0])  # it is in the advantages already
 
 
@@ -240,7 +244,7 @@ def test_imitation_adds_its_gradient_for_any_split(learner, samples):
     both, metrics = gradient(learner(ptx_weight=0.5), split_batch(samples, 1, 1, shown)[0])
     one = learner()
     with torch.enable_grad():
-        logprobs, _ = one._logprobs(one.model, PackedBatch.pack(shown, one.accelerator.device))
+        logprobs = one._logprobs(one.model, PackedBatch.pack(shown, one.accelerator.device))
         (-logprobs.mean()).backward()
     assert metrics["loss/ptx"] == pytest.approx(-float(logprobs.detach().mean()), rel=1e-5)
     for name, p in one.model.named_parameters():
@@ -256,10 +260,20 @@ def test_imitation_adds_its_gradient_for_any_split(learner, samples):
 def test_imitation_makes_the_solutions_likelier(learner, samples):
     shown = [TrainSample.solution(s.prompt_ids, s.completion_ids) for s in samples[:6]]
     one = learner(ptx_weight=1.0, learning_rate=1e-2)
-    still = [replace(s, advantage=0.0) for s in samples]
+    still = [replace(s, advantages=[0.0] * len(s.completion_ids)) for s in samples]
     losses = [one.update(split_batch(still, 1, 2, shown)[0])["loss/ptx"] for _ in range(4)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.9 * losses[0]
+
+
+class Alone:
+    """The one rank of a learner."""
+
+    def __init__(self, rank: Learner):
+        self.rank = rank
+
+    def scatter(self, method, args):
+        return [getattr(self.rank, method)(*a) for a in args]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -272,14 +286,10 @@ def test_every_algorithm_learns(policy_folder, learner, name):
     for step in range(12):
         params = [SamplingParams(n=8, max_tokens=8, seed=100 * step + i) for i in range(len(prompts))]
         groups = engine.generate(prompts, params)
-        scores = np.array([[np.mean(np.array(t.token_ids) < 12) for t in group.outputs] for group in groups])
-        means.append(scores.mean())
-        advantages = group_advantages(scores, config.scale_rewards, baseline=config.baseline)
-        batch = [
-            TrainSample(group.prompt_token_ids, t.token_ids, t.logprobs, float(a))
-            for group, row in zip(groups, advantages, strict=True)
-            for t, a in zip(group.outputs, row, strict=True)
-        ]
+        scores = [float(np.mean(np.array(t.token_ids) < 12)) for group in groups for t in group.outputs]
+        means.append(np.mean(scores))
+        episodes = Episodes([], groups, [""] * len(scores), ScoreReport(scores, None, {}))
+        batch, _ = assign_credit(episodes, range(len(groups)), config, 0.0, Alone(one))
         one.update(split_batch(batch, 1, 2)[0])
         engine.load_weights(one.weights())
     assert np.mean(means[-3:]) > means[0] + 0.15

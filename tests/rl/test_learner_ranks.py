@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.multiprocessing as mp
 from deltarl.model.checkpoint import load_model
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.config import LearnerConfig
+from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.learner import Learner
 from deltarl.rl.presets import PRESETS
 from deltarl.rollout.engine import Engine
@@ -28,6 +30,8 @@ CONFIGS = {
         reference_interval=1,
         ptx_weight=0.2,
     ),
+    "own critic": LearnerConfig(**SETTINGS, **PRESETS["ppo"]["learner"]),
+    "shared critic": LearnerConfig(**SETTINGS, **PRESETS["ppo"]["learner"], critic=CriticConfig(trunk="shared")),
 }
 
 
@@ -39,14 +43,18 @@ def samples(policy_folder) -> list[TrainSample]:
     params = SamplingParams(n=5, max_tokens=40, stop_token_ids=(2,), seed=1)
     groups = Engine(load_model(policy_folder)).generate(prompts, params)
     answers = [(group.prompt_token_ids, t) for group in groups for t in group.outputs]
-    return [TrainSample(prompt, t.token_ids, t.logprobs, float(rng.normal())) for prompt, t in answers]
+    found = [TrainSample.whole(prompt, t.token_ids, t.logprobs, float(rng.normal())) for prompt, t in answers]
+    returns = [rng.normal(size=len(s.completion_ids)).tolist() for s in found]
+    return [replace(s, values=[0.0] * len(r), returns=r) for s, r in zip(found, returns, strict=True)]
 
 
 def train(config: LearnerConfig, model: str, share, folder: Path) -> None:
-    """What a rank does: two updates, then its metrics and weights to disk."""
+    """What a rank does: two updates, then its metrics and weights, also the critic's, to disk."""
     learner = Learner(config, model, total_updates=2, temperature=1.0)
     metrics = [learner.update(share), learner.update(share)]
     weights = {name: torch.tensor(array) for name, array in learner.weights().arrays.items()}
+    if learner.critic is not None:
+        weights |= {f"critic.{name}": x for name, x in learner.critic.module.state_dict().items()}
     torch.save((metrics, weights), folder / f"rank{os.environ.get('RANK', '0')}.pt")
 
 
@@ -91,7 +99,7 @@ def test_ranks_hold_the_very_same_weights(outcomes):
 def test_two_ranks_end_with_the_weights_of_one(outcomes, policy_folder):
     (_, alone), (_, shared), _ = outcomes
     start = load_model(policy_folder).state_dict()
-    assert max(float((x - start[name]).abs().max()) for name, x in alone.items()) > 1e-3
+    assert max(float((alone[name] - x).abs().max()) for name, x in start.items()) > 1e-3
     for name, x in alone.items():
         torch.testing.assert_close(shared[name], x, rtol=0, atol=1e-6, msg=name)
 

@@ -15,15 +15,19 @@ from deltarl.reward.plugin import RewardPluginError
 from deltarl.reward.rewards import Scorer
 from deltarl.rl import fleets, loop
 from deltarl.rl.advantages import group_advantages
+from deltarl.rl.alerts import LOOK_AT, AlertConfig
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.cli import load_config
 from deltarl.rl.collect import Collector
-from deltarl.rl.config import RunConfig
+from deltarl.rl.config import RunConfig, SourceConfig
+from deltarl.rl.episodes import Episodes
 from deltarl.rl.fleets import Fleets, scorer_arguments
 from deltarl.rl.learner import Learner
 from deltarl.rl.metrics import MetricsWriter, metric_doc, read_jsonl
 from deltarl.rl.run_eval import evaluate_checkpoint
-from deltarl.rl.run_grpo import main, train
+from deltarl.rl.run_grpo import main
+from deltarl.rl.run_ppo import main as ppo_main
+from deltarl.rl.train import train
 from deltarl.rollout.worker import RolloutWorker
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -136,6 +140,30 @@ def test_the_same_seed_gives_the_same_curve_warm_start_included(reference, tiny)
     assert sft[0] == sft[1]
 
 
+def test_the_log_shows_what_the_model_sees_before_the_first_step_alone(again, caplog):
+    train(again.model_copy(update={"steps": 2}))
+    assert caplog.text.count("what the model sees, for training problem 0") == 1
+    assert caplog.text.index("what the model sees") < caplog.text.index("held-out pass@1")
+    caplog.clear()
+    train(again.model_copy(update={"steps": 2}))
+    assert "what the model sees" not in caplog.text
+
+
+def test_alerts_are_logged_once_and_stay_in_the_metrics_also_after_a_resume(reference, again, monkeypatch, caplog):
+    config = again.model_copy(update={"alerts": AlertConfig(window=1, reward_drop=1e-9)})
+    with monkeypatch.context() as patch:
+        kill_when(patch, MetricsWriter, "log", lambda self, step, row: step == 5, True)
+        with pytest.raises(Killed):
+            train(config)
+    train(config)
+    rows = curve(config.run_dir)[1:]
+    rewards = [row["reward/mean"] for row in rows]
+    expected = [r < max(rewards[: i + 1]) for i, r in enumerate(rewards)]
+    assert [row["alert/reward"] == 1 for row in rows] == expected
+    assert any(expected[4:]), "or a resume could not be told from a new start"
+    assert LOOK_AT["reward"] in caplog.text
+
+
 def test_another_seed_gives_another_curve(reference, tiny):
     config = tiny("seed=4", "steps=1")
     shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
@@ -199,6 +227,77 @@ def test_run_eval_repeats_the_last_evaluation_of_the_run(reference):
     assert found == {name: x for name, x in last.items() if name.startswith("eval/")}
 
 
+def test_several_test_sets_are_evaluated_and_leave_the_run_as_it_was(reference, again):
+    more = {"hard": SourceConfig(problems=[{"family": "arithmetic", "level": 2}], num_problems=3)}
+    config = again.model_copy(update={"data": again.data.model_copy(update={"more_tests": more})})
+    train(config)
+    rows = curve(config.run_dir)
+    assert [row["step"] for row in rows if "eval/hard/pass@1" in row] == [0, 3, 6]
+    assert [{k: x for k, x in row.items() if "/hard/" not in k} for row in rows] == curve(reference.run_dir)
+    for name in rows[0].keys() - {"step"}:
+        metric_doc(name)
+    assert evaluate_checkpoint(config)["eval/hard/pass@2"] == rows[-1]["eval/hard/pass@2"]
+
+
+PRIORITISED = (
+    *("data.sampling.order=prioritised", "data.sampling.measure_samples=2", "data.sampling.max_success=0.9"),
+    "data.more_train={other: {problems: [{family: linear, level: 1}], num_problems: 16, weight: 0.5}}",
+)
+
+
+def test_a_run_that_draws_by_success_resumes_exactly_and_measures_once(reference, tiny, tmp_path, monkeypatch):
+    # The tiny model solves nothing; that an answer's tokens add up to an even number it does half of the time.
+    even = property(lambda self: np.array([[sum(t.token_ids) % 2 == 0 for t in g.outputs] for g in self.groups]))
+    monkeypatch.setattr(Episodes, "right", even)
+    straight, broken = (tiny(*PRIORITISED, f"output_dir={tmp_path / name}") for name in ("straight", "broken"))
+    for config in (straight, broken):
+        shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+    train(straight)
+    with monkeypatch.context() as patch:
+        kill_when(patch, MetricsWriter, "log", lambda self, step, row: step == 5, True)
+        with pytest.raises(Killed):
+            train(broken)
+    measured = (broken.run_dir / "difficulty.json").read_bytes()
+    assert len(set(json.loads(measured))) == 3  # none, one, both of the two answers
+    train(broken)
+    assert (broken.run_dir / "difficulty.json").read_bytes() == measured
+    assert curve(broken.run_dir) == curve(straight.run_dir)
+    assert answers(broken.run_dir) == answers(straight.run_dir)
+    kept = json.loads((CheckpointStore(straight.run_dir, 2).latest() / "draw.json").read_text())
+    assert max(map(int, kept)) >= 48  # of the second source too
+    assert max(json.loads(measured)[int(i)] for i in kept) <= 0.9
+
+
+def test_what_was_solved_before_a_resume_decides_what_is_drawn_after_it(reference, tiny, tmp_path, monkeypatch):
+    all_or_none = property(
+        lambda self: np.array([[sum(g.prompt_token_ids) % 2 == 0] * len(g.outputs) for g in self.groups])
+    )
+    monkeypatch.setattr(Episodes, "right", all_or_none)
+    overrides = ("data.sampling.order=prioritised", "data.sampling.uniform_share=0.001")
+    straight, broken = (tiny(*overrides, f"output_dir={tmp_path / name}") for name in ("straight", "broken"))
+    drawn = {}
+    for config in (straight, broken):
+        shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
+        collect, drawn[config.output_dir] = Collector.collect, {}
+
+        def note(self, step, seen=drawn[config.output_dir], collect=collect):
+            collected = collect(self, step)
+            seen[step] = collected.problems
+            return collected
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Collector, "collect", note)
+            if config is broken:
+                with monkeypatch.context() as kill:
+                    kill_when(kill, MetricsWriter, "log", lambda self, step, row: step == 5, True)
+                    with pytest.raises(Killed):
+                        train(config)
+            train(config)
+    once, again = drawn.values()
+    assert once == again
+    assert len({i for problems in once.values() for i in problems}) == 24, "what is always or never solved stays away"
+
+
 def test_run_eval_without_a_checkpoint_says_so(tiny):
     with pytest.raises(ValueError, match="has no checkpoint; run the recipe first"):
         evaluate_checkpoint(tiny())
@@ -213,13 +312,13 @@ calls = []
 
 def raising(completions, **columns):
     calls.append(1)
-    if len(calls) > 2:
+    if len(calls) > 3:  # the look before the run, the first evaluation, the first step
         raise KeyError("no such thing")
     return [0.0] * len(completions)
 
 def short(completions, **columns):
     calls.append(1)
-    return [0.0] * (len(completions) - (len(calls) > 2))
+    return [0.0] * (len(completions) - (len(calls) > 3))
 
 def at_once(completions, **columns):
     raise TypeError("not like this")
@@ -292,11 +391,20 @@ IMITATING = (
     *("learner.ptx_weight=0.1", "learner.ptx_batch_size=3", "rollout.max_tokens=20", "learner.correction=token_mask"),
 )
 DYNAMIC = ("algorithm=dapo", "rollout.num_generations=2", "learner.num_minibatches=2")
-
-
-@pytest.fixture(
-    scope="module", params=[KL_IN_REWARD, DYNAMIC, IMITATING], ids=["kl in reward", "dynamic sampling", "imitating"]
+PPO = (
+    *("algorithm=ppo", "learner.beta=0.05", "learner.num_minibatches=2", "rollout.num_generations=1"),
+    *("learner.critic.warmup_updates=2", "learner.critic.lam=0.9", "learner.learning_rate=3e-3"),
 )
+OTHERS = {
+    "kl in reward": KL_IN_REWARD,
+    "dynamic sampling": DYNAMIC,
+    "imitating": IMITATING,
+    "critic": PPO,
+    "critic on the policy's trunk": (*PPO, "learner.critic.trunk=shared"),
+}
+
+
+@pytest.fixture(scope="module", params=OTHERS.values(), ids=OTHERS)
 def other(request, reference, tmp_path_factory) -> RunConfig:
     """A run of another algorithm, from the reference's starting point."""
     config = load_config(TINY, [f"output_dir={tmp_path_factory.mktemp('other')}", *request.param])
@@ -316,6 +424,11 @@ def test_other_algorithms_leave_documented_metrics_and_resume_exactly(other, tmp
         assert len(set(betas)) == len(betas)
         assert [row["kl/ref"] == pytest.approx(0, abs=1e-6) for row in rows] == [True, False, False] * 2
         assert all(row["kl/penalty"] == pytest.approx(row["kl/beta"] * row["kl/ref"] * row["len/mean"]) for row in rows)
+    elif other.algorithm == "ppo":
+        assert [row["kl/ref"] == pytest.approx(0, abs=1e-6) for row in rows] == [True] * 3 + [False] * 3  # warm-up
+        assert rows[0]["value/mean"] == 0 != rows[1]["value/mean"]
+        assert all(row["loss/value"] > 0 for row in rows)
+        assert all(row["value/explained_variance"] <= 1 for row in rows if row["value/explained_variance"] is not None)
     elif other.algorithm == "grpo":
         assert all(row["loss/ptx"] > 0 for row in rows)
         assert all(row["clip/frac_corrected"] == 0 for row in rows)  # our sampler needs no correction
@@ -335,6 +448,15 @@ def test_other_algorithms_leave_documented_metrics_and_resume_exactly(other, tmp
     assert curve(again.run_dir) == curve(other.run_dir)
 
 
+def test_run_ppo_refuses_a_recipe_without_a_critic_and_runs_one_with(reference, tiny, capsys, tmp_path):
+    arguments = ["--config", str(TINY), f"output_dir={tmp_path / 'runs'}", "steps=1"]
+    assert ppo_main(arguments) == 2
+    assert "algorithm = 'grpo' has no critic" in capsys.readouterr().err
+    shutil.copytree(reference.run_dir / "initial", tmp_path / "runs" / "tiny" / "initial")
+    assert ppo_main([*arguments, "algorithm=ppo"]) == 0
+    assert "loss/value" in curve(tmp_path / "runs" / "tiny")[1]
+
+
 def test_dynamic_sampling_learns_from_as_many_informative_groups_as_it_finds(reference, tiny, monkeypatch):
     config = tiny(*DYNAMIC, "steps=3", "rollout.max_refills=2", "reward.overlong_fraction=0")
     shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
@@ -345,8 +467,8 @@ def test_dynamic_sampling_learns_from_as_many_informative_groups_as_it_finds(ref
         batches.append([s for minibatch in share for s in minibatch.samples])
         return update(self, share, *args)
 
-    def count(self, step, refill, wanted):
-        episodes = collect_round(self, step, refill, wanted)
+    def count(self, step, refill, wanted, drawn):
+        episodes = collect_round(self, step, refill, wanted, drawn)
         counts.append((step, refill, wanted, int(episodes.informative.sum()), [p.row for p in episodes.prompts]))
         return episodes
 
@@ -367,7 +489,7 @@ def test_dynamic_sampling_learns_from_as_many_informative_groups_as_it_finds(ref
         assert all(later != drawn[0][: len(later)] for later in drawn[1:]), "a refill must not draw the same again"
         assert len(samples) == 2 * max(1, found)
         if found:
-            assert all(s.advantage != 0 for s in samples)
+            assert all(s.advantages[0] != 0 for s in samples)
         assert row["group/refills"] == len(rounds) - 1
 
 
@@ -378,7 +500,7 @@ def test_the_kl_of_an_answer_is_taken_off_its_score(reference, tiny, monkeypatch
     update, collect = Learner.update, Collector.collect
 
     def keep(self, share, beta):
-        seen["advantages"] = [s.advantage for minibatch in share for s in minibatch.samples]
+        seen["advantages"] = [s.advantages[0] for minibatch in share for s in minibatch.samples]
         return update(self, share, beta)
 
     def note(self, step):
@@ -386,7 +508,12 @@ def test_the_kl_of_an_answer_is_taken_off_its_score(reference, tiny, monkeypatch
         seen["scores"] = collected.episodes.scores
         return collected
 
-    monkeypatch.setattr(Learner, "answer_kl", lambda self, samples: [float(i) for i in range(len(samples))])
+    # All at one token: it is the sum over an answer that counts.
+    monkeypatch.setattr(
+        Learner,
+        "token_kl",
+        lambda self, samples: [[float(i), *[0.0] * (len(s.completion_ids) - 1)] for i, s in enumerate(samples)],
+    )
     monkeypatch.setattr(Learner, "update", keep)
     monkeypatch.setattr(Collector, "collect", note)
     train(config)

@@ -53,6 +53,7 @@ def test_a_preset_sets_its_switches_and_says_again_what_it_says(name, tmp_path):
         ("rloo", "learner.scale_rewards", "batch"),
         ("reinforce_pp", "learner.kl_in", "loss"),
         ("kimi_pmd", "learner.tau", 0.5),
+        ("ppo", "learner.kl_in", "loss"),
     ],
 )
 def test_what_the_recipe_says_goes_before_the_preset_and_the_rest_of_it_stays(name, key, value):
@@ -82,8 +83,15 @@ def test_dynamic_sampling_alone_can_be_taken_out_of_dapo():
         (["algorithm=cispo", "learner.dual_clip=3"], "dual_clip = 3.0 belongs to loss_type = 'clip', not to 'cispo'"),
         (["learner.baseline=none"], "use scale_rewards=whiten, or baseline=group"),
         (["algorithm=rloo", "rollout.num_generations=1"], "algorithm = 'rloo' with learner.baseline = 'leave_one_out'"),
-        (["rollout.num_generations=1"], "needs at least 2; one sample a problem is enough for algorithm=reinforce_pp"),
+        (["rollout.num_generations=1"], "needs at least 2; one sample a problem is enough for algorithm=ppo"),
         (["algorithm=reinforce_pp", "rollout.dynamic_sampling=true"], "they teach too; use baseline=group"),
+        (["algorithm=ppo", "rollout.dynamic_sampling=true"], "they teach too; use baseline=group"),
+        (["learner.baseline=critic"], "learner.scale_rewards = 'group' divides the scores of answers"),
+        (["algorithm=ppo", "learner.loss_type=mirror_descent"], "takes one advantage for a whole answer"),
+        (["learner.critic.lam=0.9"], "learner.baseline = 'group' asks none; use algorithm=ppo"),
+        (["algorithm=ppo", "learner.critic.lambda=0.9"], "unknown key 'learner.critic.lambda'"),
+        (["algorithm=ppo", "learner.critic.trunk=shared", "learner.critic.epochs=2"], "use trunk=own, or epochs=1"),
+        (["algorithm=ppo", "learner.critic.gamma=0"], "learner.critic.gamma"),
         (["rollout.max_refills=2"], "rollout.max_refills = 2 refills what dynamic sampling drops"),
         (["learner.beta=0.1", "learner.kl_estimator=k1"], "'k1' in the loss has an expected gradient of zero"),
         (
@@ -107,8 +115,9 @@ def test_what_makes_no_sense_is_refused_with_its_value_and_a_remedy(overrides, t
     assert told in refusal(*overrides)
 
 
-def test_one_sample_a_problem_is_enough_without_a_baseline():
-    assert load_config(TINY, ["algorithm=reinforce_pp", "rollout.num_generations=1"]).rollout.num_generations == 1
+@pytest.mark.parametrize("name", ["reinforce_pp", "ppo"])
+def test_one_sample_a_problem_is_enough_where_no_group_is_compared(name):
+    assert load_config(TINY, [f"algorithm={name}", "rollout.num_generations=1"]).rollout.num_generations == 1
 
 
 def test_overlong_punishment_is_a_reward_function_with_the_run_s_token_limit():

@@ -3,6 +3,7 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 
 from deltarl.rl.config import ModelConfig, SFTConfig
@@ -40,6 +41,34 @@ def test_generated_splits_have_nothing_in_common(tiny):
     problems = ProblemSet.load(config, load_tokenizer(config.model))
     assert (len(problems.train), len(problems.test)) == (48, 6)
     assert not {p.text for p in problems.train} & {p.text for p in problems.test}
+
+
+def test_further_test_sets_are_loaded_by_name_and_cut_to_what_is_used(load, tmp_path):
+    path = tmp_path / "test.jsonl"
+    problems = load(
+        GOOD, "eval.num_problems=5", f"data.more_tests={{hard: {{path: {path}}}, few: {{path: {path}, limit: 2}}}}"
+    )
+    assert {name: len(found) for name, found in problems.tests.items()} == {"": 5, "hard": 5, "few": 2}
+
+
+def test_further_sources_of_training_problems_are_appended_with_their_source(load, tmp_path):
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOOD[:3]))
+    problems = load(GOOD, f"data.more_train={{b: {{path: {tmp_path / 'more.jsonl'}, weight: 2}}}}")
+    assert problems.train_sources == [0] * 8 + [1] * 3
+    assert [p.text for p in problems.train[8:]] == [p.text for p in problems.train[:3]]
+
+
+def test_a_filter_that_leaves_nothing_is_refused(load, tiny):
+    problems = load(GOOD)
+    config = tiny("data.sampling.measure_samples=2", "data.sampling.min_success=0.5")
+    with pytest.raises(DataError, match="leave none of the problems of training source 1"):
+        problems.draw(config, np.zeros(8))
+
+
+def test_a_further_test_set_that_cannot_be_used_is_named(load, tmp_path):
+    (tmp_path / "long.jsonl").write_text(json.dumps({"problem": "1" * 99, "answer": "1"}))
+    with pytest.raises(DataError, match=r"data\.more_tests\.long: row 0: the prompt has"):
+        load(GOOD, f"data.more_tests={{long: {{path: {tmp_path / 'long.jsonl'}}}}}")
 
 
 def test_answers_the_verifier_cannot_read_are_reported_with_the_first_of_them(load, caplog):

@@ -218,6 +218,16 @@ def test_long_curves_are_thinned_but_keep_the_newest_step():
 
 def test_pass_at_k_curves_are_in_order_of_k_and_the_tile_takes_the_smallest():
     rows = [{"step": s, "eval/pass@16": 0.9, "eval/pass@2": 0.2 * s, "eval/pass@8": 0.5} for s in (1, 2)]
+    more = {
+        "eval/pass@1": 0.3,
+        "eval/pass@1/low": 0.2,
+        "eval/pass@1/high": 0.4,
+        "eval/maj@4": 0.5,
+        "eval/amc/pass@1": 0.1,
+    }
+    (chart, *_) = build_charts([row | more for row in rows], [])
+    names = ["pass@1", "pass@2", "pass@8", "pass@16", "maj@4", "amc/pass@1", "pass@1/low", "pass@1/high"]
+    assert [trace.name for trace in chart.figure.data] == names
     assert [trace.name for trace in build_charts(rows, [])[0].figure.data] == ["pass@2", "pass@8", "pass@16"]
     tile = build_tiles(rows)[0]
     assert (tile.before, tile.value, tile.tone) == ("20.0%", "40.0%", "good")

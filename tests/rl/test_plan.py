@@ -1,0 +1,65 @@
+"""A dry run: real sizes, nothing started, and what the run would refuse."""
+
+from pathlib import Path
+
+import pytest
+
+from deltarl.model.tokenizer import byte_tokenizer
+from deltarl.rl import plan as planning
+from deltarl.rl.plan import make_plan
+from deltarl.rl.run_grpo import main
+from deltarl.rl.warm_start import new_model
+
+TINY = Path(__file__).parent / "tiny.yaml"
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path, capsys, tiny):
+    assert main(["--config", str(TINY), "--dry-run", f"output_dir={tmp_path / 'runs'}"]) == 0
+    text = capsys.readouterr().out
+    config = tiny()
+    model = new_model(config.model, len(byte_tokenizer(config.model.tokenizer_extra_tokens)), 0)
+    assert f"policy: {model.num_parameters():,} parameters, 2 layers" in text
+    assert "4 problems x 4 answers = 16 answers, at most 160 tokens sampled and 800 learned from" in text
+    assert "time of a step: at most " in text
+    assert "would be refused" not in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_memory_counts_every_copy_of_the_weights_and_the_cache(tiny):
+    def learner_gib(*overrides):
+        text = "\n".join(make_plan(tiny(*overrides)).lines)
+        return text, float(text.split("learner ranks: ")[1].split()[0])
+
+    big = ("model.hidden_size=512", "model.intermediate_size=2048")
+    _, plain = learner_gib(*big)
+    text, all_of_them = learner_gib(*big, "algorithm=ppo", "learner.beta=0.1")
+    assert "reference model" in text
+    assert all_of_them == pytest.approx(plain / 4 * 9, rel=0.03)  # 4 for the policy, 1 reference, 4 for the critic
+    caches = []
+    for generations in (256, 1024):
+        plan = make_plan(tiny(f"rollout.num_generations={generations}", "rollout.max_num_seqs=4096"))
+        caches.append(float(plan.lines[2].rstrip(")").split()[-1]))
+    assert caches[1] == pytest.approx(4 * caches[0], rel=0.05)
+
+
+def test_a_large_model_is_not_tried_but_estimated_with_the_formula(tiny, monkeypatch):
+    monkeypatch.setattr(planning, "PROBE_PARAMETERS", 1000)
+    config = tiny()
+    (line,) = [x for x in make_plan(config).lines if x.startswith("time of a step")]
+    parameters = int(make_plan(config).lines[0].split()[1].replace(",", ""))
+    assert "not measured" in line
+    assert f"{2 * parameters * (160 + 3 * 800):.3g} FLOP" in line
+
+
+def test_everything_that_would_be_refused_is_told_at_once(capsys, tmp_path):
+    arguments = ["--config", str(TINY), "--dry-run", "data.max_prompt_tokens=2"]
+    assert main([*arguments, "reward.functions=[{name: a, function: no_such_module_here:f}]"]) == 2
+    text = capsys.readouterr().out
+    assert text.count("would be refused: ") == 2
+    assert "no_such_module_here" in text
+    assert "data.train: row 0: the prompt has" in text
+
+
+def test_more_memory_than_there_is_would_be_refused(tiny):
+    plan = make_plan(tiny("rollout.num_generations=1000", "rollout.num_workers=100000"))
+    assert any("all processes together need" in why for why in plan.refused)
