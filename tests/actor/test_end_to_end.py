@@ -161,6 +161,8 @@ def test_a_model_of_transformers_is_sampled_and_trained(tmp_path):
         ValueError, match=r"rollout\.backend = 'native' does not sample this model.*=transformers, or vllm"
     ):
         train_from(tmp_path / "qwen2", tmp_path / "again", "rollout.backend=native")
+    with pytest.raises(ValueError, match=r"critic.* puts a value head on our hybrid, and .*qwen2 is another model"):
+        train_from(tmp_path / "qwen2", tmp_path / "ppo", "rollout.backend=transformers", "algorithm=ppo")
 
 
 @pytest.mark.slow

@@ -35,6 +35,13 @@ def test_what_is_attached_is_read_with_the_box(verifiers: dict[str, Verifier], t
     assert not verifiers["boxed"].score([text], ["5"])[0].correct or "km" in text
 
 
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n", " \n", ".\n", "$\n"])
+def test_what_stands_on_the_line_before_is_not_attached(verifiers: dict[str, Verifier], end: str) -> None:
+    verdict = verifiers["boxed"].score([f"60-7=53{end}\\boxed{{53}}"], ["53"])[0]
+    assert verdict.correct
+    assert verdict.extracted == "53"
+
+
 @pytest.mark.parametrize(
     "text",
     [

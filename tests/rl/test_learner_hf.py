@@ -68,7 +68,7 @@ def sampled(folder: Path) -> list[TrainSample]:
     outputs = make_backend("transformers", str(folder), max_num_seqs=8).generate(prompts, params)
     answers = [(output.prompt_token_ids, t) for output in outputs for t in output.outputs]
     assert len({len(t.token_ids) for _, t in answers}) > 1
-    return [TrainSample(prompt, t.token_ids, t.logprobs, float(rng.normal())) for prompt, t in answers]
+    return [TrainSample.whole(prompt, t.token_ids, t.logprobs, float(rng.normal())) for prompt, t in answers]
 
 
 def test_the_first_step_is_on_policy_and_changes_the_weights_that_are_published(folder, learner):
