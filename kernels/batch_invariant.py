@@ -14,8 +14,9 @@ _products: Library | None = None
 
 
 def set_batch_invariant(on: bool) -> None:
-    """Switches the mode for this process: sampler and learner both have to be in it. CUDA graphs keep the mode they
-    were captured in.
+    """Switches the mode for this process: sampler and learner both have to be in it, and stay in it.
+
+    In the mode products of fp64 on a GPU raise a ValueError.
     """
     global _products
     if on and _products is None:
@@ -39,4 +40,5 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float 
 
     if beta == alpha == 1 and bias.ndim == 1 and bias.shape[0] == b.shape[1]:
         return matmul(a, b, bias.contiguous())
-    return bias * beta + matmul(a, b) * alpha
+    product = matmul(a, b) * alpha
+    return product if beta == 0 else bias * beta + product

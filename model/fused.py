@@ -31,6 +31,10 @@ class SideBySide:
         assert self._joined is not None  # with the first parts
         return self._joined
 
+    def forget(self) -> None:
+        """Has the next `of` compute it again, also where a change was hidden from the parameters' counts."""
+        self._seen = []
+
     def _room(self, parts: list[Tensor]) -> Tensor:
         shape = (sum(len(p) for p in parts), *parts[0].shape[1:])
         old = self._joined

@@ -150,6 +150,8 @@ class KDALayer(nn.Module):
 
     def join_weights(self) -> None:
         """Brings the matrices up to date that hold several parameters side by side (see `SideBySide`)."""
+        self._projections.forget()
+        self._convolutions.forget()
         self._projection_weight()
         self._conv_weight()
 

@@ -68,6 +68,8 @@ class MLALayer(nn.Module):
             page = table[sequence, packing.position // PAGE_SIZE].long()
             pages[page, packing.position % PAGE_SIZE] = latent.detach().to(pages)
             if token_by_token:
+                if packing.start is None:  # else how long the longest is would have to be asked of the device
+                    table = table[:, : -(-packing.padded.chunk_size // PAGE_SIZE)]
                 out = self._token_by_token(q.detach(), pages, table[sequence], packing.position)
                 if torch.is_grad_enabled():
                     out = _GradientOf.apply(self._expanded(q, latent, packing), out)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Hashable
 
 import torch
 
+from deltarl.kernels.batch_invariant import is_batch_invariant
+
 
 class CudaGraphs:
     """Work of fixed shapes on memory that stays where it is.
@@ -20,8 +22,9 @@ class CudaGraphs:
         """Does the work, which must ask the device nothing and leave nothing on the host; captures it the first time.
 
         Args:
-            key: everything that the work's launches depend on.
+            key: everything that the work's launches depend on, but for batch-invariant mode.
         """
+        key = (is_batch_invariant(), key)
         if (graph := self._graphs.get(key)) is not None:
             graph.replay()
             return

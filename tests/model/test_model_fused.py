@@ -34,6 +34,16 @@ def test_it_follows_every_kind_of_change_in_the_same_memory():
         assert now.data_ptr() == first.data_ptr()
 
 
+def test_a_hidden_change_is_seen_when_asked_to_forget():
+    a, b = parts()
+    joined = SideBySide()
+    with torch.no_grad():
+        joined.of([a, b])
+        a.data.zero_()
+        joined.forget()
+        assert not joined.of([a, b])[:2].any()
+
+
 def test_gradients_reach_the_parameters_also_after_sampling():
     a, b = parts()
     joined = SideBySide()
