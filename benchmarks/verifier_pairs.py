@@ -66,11 +66,13 @@ def rounded_value(h: Hand) -> Draw:
             (a / 7 + b, rf"\frac{{{a + 7 * b}}}{{7}}"),
         ]
     )
-    wrong = value + h.rng.choice([-2, 2, 10]) * 10.0**-places
+    wrong = h.pick(f"{value + h.rng.choice([-2, 2, 10]) * 10.0**-places:.{places}f}", f"{value:.{places + 2}f}")
     units = value * 10**places
     if units < 100 or abs(units % 1 - 0.5) < 0.01 or abs(units - round(units)) < 1e-9:
         return rounded_value(h)  # too few digits to be a rounded value, a tie, or an exact value
-    return f"{value:.{places}f}", h.pick(exact, f"{value:.{places}f}", f"{value:.{places + 2}f}"), f"{wrong:.{places}f}"
+    if float(wrong) == round(value, places):
+        return rounded_value(h)
+    return f"{value:.{places}f}", h.pick(exact, f"{value:.{places}f}"), wrong
 
 
 def repeating(h: Hand) -> Draw:
@@ -399,6 +401,159 @@ def choice(h: Hand) -> Draw:
     return rf"\text{{({gold})}}", right, h.pick(rf"\text{{({other})}}", other, f"{gold}, {other}")
 
 
+def compound_unit(h: Hand) -> Draw:
+    large, small, factor = h.rng.choice(
+        [("ft", "in", 12), ("hours", "minutes", 60), ("lb", "oz", 16), ("m", "cm", 100)]
+    )
+    a, b = h.rng.randint(1, 30), h.rng.randint(1, factor - 1)
+    gold = rf"{a}\text{{ {large} }}{b}\text{{ {small}}}"
+    right = h.pick(rf"{a * factor + b}\text{{ {small}}}", f"{a} {large} {b} {small}" if large != "m" else gold)
+    wrong = h.pick(
+        rf"{a}\text{{ {large} }}{b - 1}\text{{ {small}}}", rf"{a + b}\text{{ {small}}}", rf"{a}\text{{ {large}}}"
+    )
+    return gold, right, wrong
+
+
+def date(h: Hand) -> Draw:
+    months = ["January", "February", "March", "April", "June", "July", "August", "October", "December"]
+    (month, other), day = h.rng.sample(months, 2), h.rng.randint(1, 28)
+    right = h.pick(
+        f"{month} {day}", rf"\text{{{month[:3]}. {day}}}", rf"\text{{{day} {month}}}", rf"\text{{{month} }}{day}"
+    )
+    wrong = h.pick(rf"\text{{{other} {day}}}", rf"\text{{{month} {day + 1}}}", rf"\text{{{month}}}", str(day))
+    return rf"\text{{{month} {day}}}", right, wrong
+
+
+def clock(h: Hand) -> Draw:
+    hour, minute, half = h.rng.randint(1, 11), h.rng.randint(1, 58), h.pick("a.m.", "p.m.")
+    short = half.replace(".", "")
+    right = h.pick(f"{hour}:{minute:02d} {short.upper()}", rf"\text{{{hour}:{minute:02d} {half}}}")
+    other = "p.m." if half == "a.m." else "a.m."
+    wrong = h.pick(f"{hour}:{minute + 1:02d} {half}", f"{hour}:{minute:02d} {other}", f"{hour + 1}:{minute:02d} {half}")
+    return rf"{hour}:{minute:02d}\text{{ {half}}}", right, wrong
+
+
+def unit_vector(h: Hand) -> Draw:
+    a, b, c = (h.integer(-9, 9) for _ in range(3))
+    styles = (r"\mathbf{%s}", r"\hat{%s}", r"\hat %s", r"\vec{%s}", r"\hat{\mathbf{%s}}", r"\boldsymbol{%s}")
+
+    def write(values: tuple[int, int, int], style: str) -> str:
+        return " ".join(
+            f"{'+' if v > 0 else '-'} {abs(v)}{style % n}" for v, n in zip(values, "ijk", strict=True)
+        ).lstrip("+ ")
+
+    wrong = h.rng.choice([(a, b, -c), (b + 10, a, c), (a, b + 1, c)])
+    return write((a, b, c), h.pick(*styles)), write((a, b, c), h.pick(*styles)), write(wrong, h.pick(*styles))
+
+
+def residue(h: Hand) -> Draw:
+    modulus = h.rng.randint(5, 20)
+    rest = h.rng.randint(0, modulus - 1)
+    gold = rf"{rest} \pmod{{{modulus}}}"
+    right = h.pick(
+        rf"{rest + modulus} \pmod {{{modulus}}}", rf"x \equiv {rest} \pmod{{{modulus}}}", f"{rest} (mod {modulus})"
+    )
+    wrong = h.pick(
+        rf"{rest + 1} \pmod{{{modulus}}}", rf"{rest} \pmod{{{modulus + 1}}}", rf"{rest + modulus + 1} (\bmod {modulus})"
+    )
+    return gold, right, wrong
+
+
+def chance(h: Hand) -> Draw:
+    n = h.rng.randint(3, 60)
+    k = h.rng.randint(1, n - 1)
+    right = h.pick(
+        rf"{k}\text{{ out of }}{n}", rf"P(A) = \frac{{{k}}}{{{n}}}", rf"P = {k}/{n}", rf"\frac{{{2 * k}}}{{{2 * n}}}"
+    )
+    return (
+        rf"\frac{{{k}}}{{{n}}}",
+        right,
+        h.pick(rf"\frac{{{k}}}{{{n + 1}}}", rf"\frac{{{n}}}{{{k}}}", rf"\frac{{{k + n}}}{{{n}}}"),
+    )
+
+
+def spelled_count(h: Hand) -> Draw:
+    n = h.rng.randint(5, 12)
+    k = h.rng.randint(2, n - 2)
+    forms = (r"\binom{%d}{%d}", "C(%d, %d)", "_{%d}C_{%d}", r"{}_{%d}C_{%d}", r"C_{%d}^{%d}", r"{%d \choose %d}")
+    return str(math.comb(n, k)), h.pick(*forms) % (n, k), h.pick(*forms) % (n + 1, k)
+
+
+def endless_decimal(h: Hand) -> Draw:
+    digits = str(h.rng.randint(1, 8)) if h.rng.random() < 0.5 else f"{h.rng.choice([12, 27, 36, 45, 63, 81]):02d}"
+    value = Fraction(int(digits), 10 ** len(digits) - 1)
+    right = h.pick(rf"0.{digits * 3}\ldots", f"0.{digits * 4}...", rf"0.\overline{{{digits}}}", rf"0.({digits})")
+    return h.exact(value), right, h.pick(f"0.{digits * 3}", rf"0.{digits * 2}9\ldots", rf"0.0{digits * 3}\ldots")
+
+
+def turned_bracket(h: Hand) -> Draw:
+    low, high = sorted(h.distinct(2))
+    gold = h.interval(low, high, True, False)
+    right = f"]{h.exact(low)}, {h.exact(high)}]"
+    wrong = h.pick(
+        f"]{h.exact(low)}, {h.exact(high)}[", f"[{h.exact(low)}, {h.exact(high)}]", f"]{h.exact(high)}, {h.exact(low)}]"
+    )
+    return gold, right, wrong
+
+
+def cases(h: Hand) -> Draw:
+    a, b, c = h.rng.randint(2, 9), h.rng.randint(2, 9), h.integer(-9, 9)
+
+    def write(first: str, second: str, how: str = "%s") -> str:
+        rows = [f"{first} & " + how % f"x < {c}", f"{second} & " + how % rf"x \ge {c}"]
+        return r"\begin{cases} " + r" \\ ".join(rows[:: h.rng.choice([1, -1])]) + r" \end{cases}"
+
+    gold = write(f"{a}x", f"x + {b}")
+    return gold, write(f"{a}x", f"{b} + x", r"\text{if } %s"), write(f"x + {b}", f"{a}x")
+
+
+def worked_out(h: Hand) -> Draw:
+    n = h.rng.randint(2, 40)
+    left = h.pick(
+        rf"\int_0^{{{n}}} 1\,dx", rf"\lim_{{x \to {n}}} x", rf"\sum_{{k=1}}^{{{n}}} 1", rf"\frac{{d}}{{dx}}({n}x)"
+    )
+    return str(n), f"{left} = {n}", h.pick(left, f"{left} = {n + 1}", f"{n} = {left}", f"{left} = {n + 1} = {n}")
+
+
+def logarithm(h: Hand) -> Draw:
+    base, argument = h.rng.choice([(2, 5), (3, 7), (5, 6), (7, 4), (2, 9)])
+    right = h.pick(
+        rf"\log_{base}{argument}",
+        rf"\log_{{{base}}}({argument})",
+        rf"\frac{{\ln {argument}}}{{\ln {base}}}",
+        rf"\frac{{\log {argument}}}{{\log {base}}}",
+    )
+    return (
+        rf"\log_{{{base}}} {argument}",
+        right,
+        h.pick(rf"\log_{{{argument}}} {base}", rf"\log {argument}", rf"\log_{base} {argument + 1}"),
+    )
+
+
+def times_a_power_of_ten(h: Hand) -> Draw:
+    digits, power = h.rng.randint(11, 99), h.rng.randint(3, 12)
+    mantissa = f"{digits // 10}.{digits % 10}"
+    right = h.pick(
+        f"{mantissa} x 10^{power}",
+        f"{mantissa} × 10^{{{power}}}",
+        f"{mantissa}*10^{power}",
+        rf"{mantissa} \cdot 10^{{{power}}}",
+    )
+    return (
+        rf"{mantissa} \times 10^{{{power}}}",
+        right,
+        h.pick(f"{mantissa} x 10^{power + 1}", rf"{mantissa} \times 10^{{-{power}}}", f"{mantissa}x"),
+    )
+
+
+def sum_of_letters(h: Hand) -> Draw:
+    n, left = h.integer(-50, 50), h.pick("a+b", "m+n", "ab", "p+q+r", "a+b+c")
+    first, second = h.rng.sample([f"{left} = {n}", str(n)], 2)
+    if "r" in left:
+        first, second = str(n), f"{left} = {n}"
+    return first, second, h.pick(f"{left} = {n + 1}", str(n + 1), f"{left} = {-n}")
+
+
 def _mistaken(h: Hand, gold: str) -> str:
     """Another value: ``gold`` with something added, a factor, or the other sign. Never 0."""
     return h.pick(
@@ -428,6 +583,7 @@ KINDS: dict[str, Callable[[Hand], Draw]] = {
         integer, fraction, decimals, rounded_value, repeating, percent, scientific, surd, pi_multiple, power_or_log,
         counting, absolute_value, complex_number, polynomial, rational_function, trigonometric, formula, equation,
         assigned, named_values, interval, union, finite_set, list_of_values, plus_minus, point, matrix, unit, money,
-        angle, based, ratio, words, choice,
+        angle, based, ratio, words, choice, compound_unit, date, clock, unit_vector, residue, chance, spelled_count,
+        endless_decimal, turned_bracket, cases, worked_out, logarithm, times_a_power_of_ten, sum_of_letters,
     )
 }  # fmt: skip

@@ -84,6 +84,22 @@ def token_logprobs(
     return _TokenLogprobs.apply(hidden, weight, target, float(temperature), blocks, backend)
 
 
+def chosen_logprobs(z: Tensor, target: Tensor, table: Tensor | None = None) -> Tensor:
+    """Log-probability `[n]` of one token per row under `softmax(z)`: for the sampler, the very numbers of a learner.
+
+    Args:
+        z: `[n, vocab]` fp32, logits divided by the temperature, those that the learner's products give.
+        target: `[n]` int64 token ids.
+        table: `log_softmax(z)`, if the caller has it.
+    """
+    if not use_triton(z.device, z.dtype):
+        table = torch.log_softmax(z, -1) if table is None else table
+        return table.gather(1, target.unsqueeze(1)).squeeze(1)
+    columns = [slice(start, min(start + VOCAB_BLOCK, z.shape[1])) for start in range(0, z.shape[1], VOCAB_BLOCK)]
+    # Blocks of the strides that `F.linear` gives them: the order in which a kernel adds can depend on it.
+    return _online(lambda c: z[:, c].contiguous(), target, 1.0, columns, "triton")[0]
+
+
 def _check(hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, backend: str) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
@@ -116,7 +132,7 @@ class _TokenLogprobs(torch.autograd.Function):
         if len(columns) == 1 and backend == "torch":
             parts = [_whole_rows(hidden[r], weight, target[r], temperature) for r in rows]
         else:
-            parts = [_online(hidden[r], weight, target[r], temperature, columns, backend) for r in rows]
+            parts = [_online(_logits(hidden[r], weight), target[r], temperature, columns, backend) for r in rows]
         logprobs, entropy, peak, log_sum = torch.cat(parts, 1)
         ctx.save_for_backward(hidden, weight, target, torch.stack([peak, log_sum, entropy]))
         return logprobs.clone(), entropy.clone()
@@ -159,6 +175,14 @@ def _spans(
     return rows, [slice(start, min(start + width, vocab)) for start in range(0, vocab, width)]
 
 
+def _logits(hidden: Tensor, weight: Tensor) -> Callable[[slice], Tensor]:
+    def block(columns: slice) -> Tensor:
+        logits = F.linear(hidden, weight[columns])
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    return block
+
+
 def _table(hidden: Tensor, weight: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """z and log p `[R, vocab]`, as the sampler computes them; differentiable."""
     filled = F.pad(hidden, (0, 0, 0, max(0, MIN_ROWS - len(hidden))))
@@ -178,15 +202,19 @@ def _whole_rows(hidden: Tensor, weight: Tensor, target: Tensor, temperature: flo
 
 
 def _online(
-    hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, columns: list[slice], backend: str
+    block: Callable[[slice], Tensor], target: Tensor, temperature: float, columns: list[slice], backend: str
 ) -> Tensor:
-    """The same, a block of the vocabulary at a time."""
+    """The same, a block of the vocabulary at a time: `block` gives the logits `[R, C]` of some columns, in fp32."""
     add_block = _add_block if backend == "torch" else _triton("add_block")
-    stats = hidden.new_zeros(4, len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
-    stats[0] = torch.finfo(stats.dtype).min  # not -inf: 0 · (m − m') must be 0
-    stats[3] = float("nan")
+    stats: Tensor | None = None
     for c in columns:
-        add_block(stats, F.linear(hidden, weight[c]), target - c.start, temperature)
+        logits = block(c)
+        if stats is None:
+            stats = logits.new_zeros(4, len(logits))
+            stats[0] = torch.finfo(stats.dtype).min  # not -inf: 0 · (m − m') must be 0
+            stats[3] = float("nan")
+        add_block(stats, logits, target - c.start, temperature)
+    assert stats is not None  # no vocabulary is empty
     peak, total, weighted, chosen = stats
     log_sum = total.log()
     return torch.stack([chosen - peak - log_sum, log_sum - weighted / total, peak, log_sum])

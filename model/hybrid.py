@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, KimiLinearConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
+from deltarl.kernels.backend import MAX_RANK, MAX_ROPE, choose_backend
 from deltarl.kernels.chunk import CHUNK_SIZE
 from deltarl.kernels.logprobs import token_logprobs
 from deltarl.kernels.precision import MIN_ROWS
@@ -41,10 +42,10 @@ class DecoderLayer(nn.Module):
         """rows: where in the cache: of a KDA layer `[N]` rows, of an attention layer `[N, max_pages]` pages."""
         return self._feed_forward(x + self.self_attn(self.input_layernorm(x), packing, cache, rows))
 
-    def decode(self, x: Tensor, cache: Any, offset: Tensor, table: Tensor, position: Tensor) -> Tensor:
+    def decode(self, x: Tensor, cache: Any, slots: Tensor, offset: Tensor, table: Tensor, position: Tensor) -> Tensor:
         normed = self.input_layernorm(x)
         if isinstance(self.self_attn, KDALayer):
-            return self._feed_forward(x + self.self_attn.decode(normed, cache, offset, position))
+            return self._feed_forward(x + self.self_attn.decode(normed, cache, slots, offset, position))
         return self._feed_forward(x + self.self_attn.decode(normed, cache, table, position))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -106,9 +107,9 @@ class HybridModel(nn.Module):
         position = cache.length
         pages = (int(position.max()) if longest is None else longest) // PAGE_SIZE + 1
         table = cache.block_table[:, :pages]
-        offset = position % CHUNK_SIZE
+        slots, offset = torch.arange(len(ids), device=ids.device).where(position >= 0, -1), position % CHUNK_SIZE
         for layer, layer_cache in zip(cast(list[DecoderLayer], self.layers), cache.layers, strict=True):
-            x = layer.decode(x, layer_cache, offset, table, position)
+            x = layer.decode(x, layer_cache, slots, offset, table, position)
         cache.length += 1
         return self.norm(x)
 
@@ -236,6 +237,29 @@ class HybridForCausalLM(PreTrainedModel):
             longest: at least the length of every row; without it the device is waited for.
         """
         return self.lm_head(self.model.decode(ids, cache, longest)).float()
+
+    @property
+    def decodes_without_waiting(self) -> bool:
+        """Whether a decode step asks the device nothing: the Triton kernels do not, a mixture of experts does."""
+        config, weight = self.config, self.lm_head.weight
+        dim = config.linear_head_dim
+        return (
+            weight.is_cuda
+            and choose_backend(weight.device, weight.dtype, dim, dim) == "triton"
+            and config.kv_lora_rank <= MAX_RANK
+            and config.qk_rope_head_dim <= MAX_ROPE
+            and "sparse" not in mlp_kinds(config)
+        )
+
+    def join_weights(self) -> None:
+        """Brings the copies up to date that KDA layers decode with; for CUDA graphs, after the weights have changed.
+
+        Everything else does so by itself.
+        """
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, KDALayer):
+                    module.join_weights()
 
     @classmethod
     def from_pretrained(cls, path: str | PathLike[str], **kwargs: Any) -> "HybridForCausalLM":  # type: ignore[override]

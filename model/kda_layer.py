@@ -16,6 +16,7 @@ from deltarl.kernels.kda import kda
 from deltarl.kernels.precision import core_dtype
 from deltarl.model.cache import KDACache
 from deltarl.model.config import gate_lower_bound
+from deltarl.model.fused import SideBySide
 from deltarl.model.packing import Packing
 
 
@@ -56,6 +57,7 @@ class KDALayer(nn.Module):
         self.g_b_proj = nn.Linear(self.head_dim, inner, bias=False)
         self.o_norm = GatedNorm(self.head_dim, config.rms_norm_eps)
         self.o_proj = nn.Linear(inner, hidden, bias=False)
+        self._projections, self._convolutions = SideBySide(), SideBySide()
 
     def forward(self, x: Tensor, packing: Packing, cache: KDACache | None = None, rows: Tensor | None = None) -> Tensor:
         """`[T, D]` packed to `[T, D]`; with a cache, sequence i also leaves its state in cache row `rows[i]`.
@@ -114,13 +116,18 @@ class KDALayer(nn.Module):
             )
         return self.o_proj(out.flatten(-2))
 
-    def decode(self, x: Tensor, cache: KDACache, offset: Tensor, position: Tensor) -> Tensor:
-        """One token for each row of the cache, `[B, D]`, at `position` `[B]`; `offset` is that within its chunk."""
+    def decode(self, x: Tensor, cache: KDACache, slots: Tensor, offset: Tensor, position: Tensor) -> Tensor:
+        """One token for each row of the cache, `[B, D]`.
+
+        Args:
+            slots: `[B]` 0..B-1, or below 0 for an idle row, which the Triton kernels leave alone; in PyTorch there must
+                be none.
+            offset: `[B]` that of the token within its chunk.  position: `[B]` that in its sequence.
+        """
         qkv, forget, gate, beta = self._project(x)
         if isinstance(cache.delta, SlotState):
             from deltarl.kernels.gpu.layer import layer_decode
 
-            slots = torch.arange(len(x), device=x.device)
             projected = Projected(qkv, forget, beta, gate)
             out = layer_decode(projected, self._layer_weights(), cache.delta, cache.window, slots, position)
             return self.o_proj(out.flatten(-2))
@@ -136,18 +143,29 @@ class KDALayer(nn.Module):
         differently for different batch sizes.
         """
         inner = self.num_heads * self.head_dim
-        first = (self.q_proj, self.k_proj, self.v_proj, self.f_a_proj, self.g_a_proj, self.b_proj)
-        mixed = F.linear(x, torch.cat([proj.weight for proj in first]))
+        mixed = F.linear(x, self._projection_weight())
         qkv, forget, gate, beta = mixed.split([3 * inner, self.head_dim, self.head_dim, self.num_heads], -1)
         heads = (self.num_heads, self.head_dim)
         return qkv, self.f_b_proj(forget).unflatten(-1, heads), self.g_b_proj(gate).unflatten(-1, heads), beta
+
+    def join_weights(self) -> None:
+        """Brings the matrices up to date that hold several parameters side by side (see `SideBySide`)."""
+        self._projections.forget()
+        self._convolutions.forget()
+        self._projection_weight()
+        self._conv_weight()
+
+    def _projection_weight(self) -> Tensor:
+        first = (self.q_proj, self.k_proj, self.v_proj, self.f_a_proj, self.g_a_proj, self.b_proj)
+        return self._projections.of([proj.weight for proj in first])
 
     def _layer_weights(self) -> LayerWeights:
         norm, eps = self.o_norm.weight, self.o_norm.eps
         return LayerWeights(self._conv_weight(), self.A_log, self.dt_bias, self.lower_bound, norm, eps)
 
     def _conv_weight(self) -> Tensor:
-        return torch.cat([conv.weight.squeeze(1) for conv in (self.q_conv1d, self.k_conv1d, self.v_conv1d)])
+        convolutions = (self.q_conv1d, self.k_conv1d, self.v_conv1d)
+        return self._convolutions.of([conv.weight for conv in convolutions]).squeeze(1)
 
     def _recurrence_inputs(
         self, mixed: Tensor, forget: Tensor, beta: Tensor

@@ -1,5 +1,7 @@
 """Multi-head latent attention: keys and values of a token come from one small latent vector, which is all we cache."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from transformers import KimiLinearConfig
 
 from deltarl.kernels.attention import packed_attention, piece_attention
 from deltarl.kernels.backend import MAX_RANK, MAX_ROPE, use_triton
+from deltarl.kernels.batch_invariant import is_batch_invariant
 from deltarl.kernels.latent_decode import latent_attention_decode
 from deltarl.kernels.precision import core_dtype
 from deltarl.model.cache import PAGE_SIZE
@@ -14,6 +17,9 @@ from deltarl.model.config import uses_rope
 from deltarl.model.feedforward import RMSNorm
 from deltarl.model.packing import Packing
 
+TOKENS_AT_ONCE = (
+    1024  # in batch-invariant mode: bounds the memory for the parts that a long row's attention is cut into
+)
 LATENT_NORM_EPS = 1e-6  # not rms_norm_eps: the reference code leaves the latent norms at their default
 
 
@@ -52,18 +58,37 @@ class MLALayer(nn.Module):
             table: `[N, max_pages]` pages of each sequence. Pieces (`packing.start`) also see what is there already.
         """
         q, latent = self._query(x, packing.position), self._latent(x, packing.position)
+        token_by_token = is_batch_invariant() and self._use_triton(q)
+        if token_by_token and pages is None:
+            pages, table = _own_pages(latent, packing)
         if pages is not None and table is not None:
             sequence = torch.repeat_interleave(
                 torch.arange(len(table), device=x.device), packing.cu_seqlens.diff(), output_size=len(x)
             )
             page = table[sequence, packing.position // PAGE_SIZE].long()
-            pages[page, packing.position % PAGE_SIZE] = latent.to(pages)
+            pages[page, packing.position % PAGE_SIZE] = latent.detach().to(pages)
+            if token_by_token:
+                if packing.start is None:  # else how long the longest is would have to be asked of the device
+                    table = table[:, : -(-packing.padded.chunk_size // PAGE_SIZE)]
+                out = self._token_by_token(q.detach(), pages, table[sequence], packing.position)
+                if torch.is_grad_enabled():
+                    out = _GradientOf.apply(self._expanded(q, latent, packing), out)
+                return self.o_proj(out.flatten(-2).to(x.dtype))
             if packing.start is not None:
                 return self._continue(x, q, pages, table, packing)
+        return self.o_proj(self._expanded(q, latent, packing).flatten(-2).to(x.dtype))
+
+    def _expanded(self, q: Tensor, latent: Tensor, packing: Packing) -> Tensor:
+        """Attention of whole sequences, `[T, H, value]`."""
         q, compressed, shared_key = self._core(q, *latent.split([self.rank, self.rope], -1))
         key, value = self._keys_values(compressed, shared_key)
-        out = packed_attention(q, key, value, packing.cu_seqlens, packing.padded, self.scale)
-        return self.o_proj(out.flatten(-2).to(x.dtype))
+        return packed_attention(q, key, value, packing.cu_seqlens, packing.padded, self.scale)
+
+    @torch.no_grad()
+    def _token_by_token(self, q: Tensor, pages: Tensor, table: Tensor, position: Tensor) -> Tensor:
+        """The decoder's numbers for packed tokens, `[T, H, value]`: each of them is a row of a batch to be decoded."""
+        tokens = (slice(i, i + TOKENS_AT_ONCE) for i in range(0, len(q), TOKENS_AT_ONCE))
+        return torch.cat([self._absorbed(q[t], pages, table[t], position[t]) for t in tokens])
 
     def _continue(self, x: Tensor, q: Tensor, pages: Tensor, table: Tensor, packing: Packing) -> Tensor:
         """Attention of pieces: a sequence's queries see its latents in `pages` up to their own position."""
@@ -87,25 +112,38 @@ class MLALayer(nn.Module):
         """One token for each of B rows, `[B, D]`.
 
         Args:
-            pages: `[P, PAGE_SIZE, R + rope]`.  table: `[B, n]` pages of each row.  position: `[B]` index of the token.
+            pages: `[P, PAGE_SIZE, R + rope]`.  table: `[B, n]` pages of each row.
+            position: `[B]` index of the token; below 0 for an idle row, of which there must be none in PyTorch.
         """
         q, latent = self._query(x, position), self._latent(x, position)
-        page = table.gather(1, (position // PAGE_SIZE).unsqueeze(1)).squeeze(1).long()
-        pages[page, position % PAGE_SIZE] = latent.to(pages)
+        if self._use_triton(q):
+            from deltarl.kernels.gpu.latent_attention import append_latent  # Triton is there with a GPU only
+
+            append_latent(latent, pages, table, position)
+        else:
+            page = table.gather(1, (position // PAGE_SIZE).unsqueeze(1)).squeeze(1).long()
+            pages[page, position % PAGE_SIZE] = latent.to(pages)
+        out = self._absorbed(q, pages, table, position)
+        return self.o_proj(out.flatten(-2).to(x.dtype))
+
+    def _absorbed(self, q: Tensor, pages: Tensor, table: Tensor, position: Tensor) -> Tensor:
+        """Attention of one token per row over the latents in its pages, `[B, H, value]`."""
         (q,) = self._core(q)
         expand = self._expand_weight(q.dtype)
         nope, shared = q.split([self.nope, self.rope], -1)
         absorbed = torch.cat([torch.einsum("bhd,hdr->bhr", nope, expand[:, : self.nope]), shared], -1)
-        if use_triton(q.device, q.dtype) and self.rank <= MAX_RANK and self.rope <= MAX_ROPE:
-            from deltarl.kernels.gpu import latent_attention  # Triton is there with a GPU only
+        if self._use_triton(q):
+            from deltarl.kernels.gpu import latent_attention
 
             mixed = latent_attention.latent_attention_decode(
                 absorbed, pages, table, position + 1, self.rank, self.scale
             )
         else:
             mixed = latent_attention_decode(absorbed, pages, table, position, self.rank, self.scale)
-        out = torch.einsum("bhr,hdr->bhd", mixed, expand[:, self.nope :])
-        return self.o_proj(out.flatten(-2).to(x.dtype))
+        return torch.einsum("bhr,hdr->bhd", mixed, expand[:, self.nope :])
+
+    def _use_triton(self, q: Tensor) -> bool:
+        return use_triton(q.device, q.dtype) and self.rank <= MAX_RANK and self.rope <= MAX_ROPE
 
     def _core(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """In the dtype attention is computed in; on a GPU that of the query, because the kernels add in fp32 anyway."""
@@ -139,3 +177,25 @@ class MLALayer(nn.Module):
         even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
         turned = [even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()]
         return torch.stack(turned, -1).flatten(-2).to(x.dtype)
+
+
+def _own_pages(latent: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+    """Room for the latents of packed sequences in pages, and the table `[N, max_pages]` of where each has its own."""
+    lengths = packing.cu_seqlens.diff()
+    spans = -(-lengths // PAGE_SIZE)
+    first, longest = spans.cumsum(0) - spans, -(-packing.padded.chunk_size // PAGE_SIZE)
+    table = (first.unsqueeze(1) + torch.arange(longest, device=latent.device)).int()
+    most = len(latent) // PAGE_SIZE + len(lengths)
+    return latent.new_zeros(most, PAGE_SIZE, latent.shape[1]), table
+
+
+class _GradientOf(torch.autograd.Function):
+    """One value with the gradient of another, which is the same but for rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, differentiable: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

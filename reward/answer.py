@@ -4,8 +4,9 @@ import operator
 from fractions import Fraction
 
 from deltarl.reward.brackets import SEPARATORS, BracketParser
+from deltarl.reward.compounds import compound, with_compounds
 from deltarl.reward.expression import percent
-from deltarl.reward.limits import MAX_ITEMS, ParseError
+from deltarl.reward.limits import MAX_ITEMS, LimitError, ParseError
 from deltarl.reward.matrices import scalar
 from deltarl.reward.realset import real_set
 from deltarl.reward.relations import RELATIONS, approximation, joined, relation, remainder, set_named, union, without
@@ -25,7 +26,7 @@ from deltarl.reward.tree import (
     product,
 )
 from deltarl.reward.units import unit_name
-from deltarl.reward.vocabulary import MULTIPLES, denies, names_a_number, spelled_number
+from deltarl.reward.vocabulary import MULTIPLES, spelled_number, takes_back
 
 _MAX_UNIT_WORDS = 4
 _COLON = Token("op", ":")
@@ -35,6 +36,7 @@ _LINKS = RELATIONS | {"=", "in", "approx"}
 _SET_OPS = frozenset(["cup", "setminus", "-", ":", "over", "choose", "pmod", "mod", "("])
 _PROBABILITIES = (Token("sym", "P"), Token("sym", "E"))
 _EXTREMES = (Token("func", "max"), Token("func", "min"))
+_KINDS_OF_LABEL = ("sym", "func", "text")
 _UNITS_BELOW = tuple(Token("sym", letter) for letter in "hsmgL")
 _PERCENT_WORDS = frozenset({"percent", "percentage", "pct"})
 
@@ -54,8 +56,8 @@ class AnswerParser(BracketParser):
             words.add(self.take().value)
             items.append(self.item())
             if len(items) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
-        node = joined(items, words)
+                raise LimitError(f"more than {MAX_ITEMS} elements")
+        node = joined(items if "or" in words else with_compounds(items), words)
         if isinstance(node, SetLike) and self.next_is(":"):
             node = self.in_two_notations(node)
         if self.next != END:
@@ -68,17 +70,17 @@ class AnswerParser(BracketParser):
         if label is not None:
             return Equation((label, self.item()))
         sides, ops = [self.side()], list[str]()
-        while self.next.kind == "op" and self.next.value in _LINKS:
-            if self.accept("=") or self.accept("in"):
-                ops.append("=")
-            elif self.next.value in RELATIONS:
-                ops.append(self.take().value)
-            else:
-                self.expect("approx")
+        while True:
+            kind, link = self.tokens[self.at]
+            if kind != "op" or link not in _LINKS:
+                break
+            self.at += 1
+            if link == "approx":
                 return approximation(sides, self.side())  # what came before is exact
+            ops.append(link if link in RELATIONS else "=")
             sides.append(self.side())
         for name in sides[: len(ops)]:
-            if isinstance(name, Text) and (denies(name.words) or names_a_number(name.words)):
+            if isinstance(name, Text) and takes_back(name.words):
                 raise ParseError("a name that takes the value back")
         return relation(sides, ops) if ops else sides[0]
 
@@ -92,6 +94,8 @@ class AnswerParser(BracketParser):
 
     def label(self) -> Text | None:
         """``Minimum:``, ``min =``, ``Paolo:`` or ``P(X = 2) =``, which says what the value after it is."""
+        if self.next.kind not in _KINDS_OF_LABEL:
+            return None
         if self.tokens[self.at] in _PROBABILITIES and self.tokens[self.at + 1] == Token("op", "("):
             return self.probability()
         if self.next in _EXTREMES and self.tokens[self.at + 1] == Token("op", "="):
@@ -103,7 +107,7 @@ class AnswerParser(BracketParser):
         if at == self.at or self.tokens[at] != _COLON:
             return None
         words = self.words()
-        if denies(words) and set_named(words) is None:
+        if takes_back(words) and set_named(words) is None:
             raise ParseError("a label that takes the value back")
         self.expect(":")
         return Text(words)
@@ -137,7 +141,8 @@ class AnswerParser(BracketParser):
 
     def with_operations(self, node: Node) -> Node:
         """``node`` with what may follow the first operand: more sets, the rest of a ratio, a modulus."""
-        if self.next.kind != "op" or self.next.value not in _SET_OPS:
+        kind, op = self.tokens[self.at]
+        if kind != "op" or op not in _SET_OPS:
             return node
         if self.next_is("cup"):
             parts = [node]
@@ -182,7 +187,21 @@ class AnswerParser(BracketParser):
             node, unit = product(Num(Fraction(MULTIPLES[first])), scalar(node)), rest
         if unit in _PERCENT_WORDS:
             return percent(scalar(node))
-        return Quantity(scalar(node), unit) if unit else node
+        if not unit:
+            return node
+        quantity = Quantity(scalar(node), unit)
+        return self.with_smaller_unit(quantity) or quantity
+
+    def with_smaller_unit(self, quantity: Quantity) -> Quantity | None:
+        """``quantity`` with what follows in a smaller unit: ``3 in`` behind ``5 ft``."""
+        at = self.at + (self.next == Token("op", "and"))
+        if self.tokens[at].kind != "num":
+            return None
+        start, self.at, unit, self.unit = self.at, at, self.unit, None
+        both = compound(quantity, self.with_unit(self.expression()))
+        if both is None:
+            self.at, self.unit = start, unit
+        return both
 
     def note_unit(self, unit: str) -> None:
         if len(unit.split()) > _MAX_UNIT_WORDS:
@@ -197,6 +216,8 @@ class AnswerParser(BracketParser):
     def braced_unit(self) -> str:
         self.expect("{")
         power = self.take().value
+        if power == "-":
+            power += self.take().value
         self.expect("}")
         return f"{self.unit}^{power}"
 
@@ -206,7 +227,7 @@ class AnswerParser(BracketParser):
         while self.accept(":"):
             parts.append(scalar(self.expression()))
             if len(parts) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
         return Seq("ratio", tuple(parts))
 
     def colon_divides(self) -> bool:

@@ -4,7 +4,7 @@ Read from the tokens on both sides, up to the end of the formula, an equals sign
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from deltarl.reward.units import conversion
 
@@ -37,15 +37,27 @@ _MAGNITUDE = re.compile(
 _AFTER_FORMULA = re.compile(r"(?:\s|\\[,;:! ]|~|\$|\\\)|\\\])*(?:\\(?:text|mbox|mathrm)\s*\{\s*)?")
 _WORDS = re.compile(r"[A-Za-z]+(?:(?: per |[/^ ]|\s)(?:[$\\(]{0,2})[A-Za-z0-9]+){0,3}")
 _GROUP = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]{0,60})\}(\^\{?[0-9]\}?)?")
-_ENUMERATOR = re.compile(r"\(?(?:[0-9]{1,3}|[A-Za-z]{1,3})\)|[0-9]{1,3}|[A-Za-z]|[-+*>#]")
+_ENUMERATOR = re.compile(r"\(?(?:[0-9]{1,3}|[A-Za-z]{1,3})\)(?:\s*-)?|[0-9]{1,3}|[A-Za-z]|[-+*>#]")
 _PLAIN = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
-_DIGITS_BEFORE = re.compile(r"[0-9][0-9.,]*$")
+_DIGITS_BEFORE = re.compile(r"[0-9][0-9.,]*\Z")
 _DIGITS_AFTER = re.compile(r"[.,]?[0-9]+")
 _WORDS_OF_UNIT = 4
+_NOTHING_BEFORE = re.compile(r"\s*(?:[^\s\w~\\+\-*/^<>!()\[\]{}≤≥≠±×÷·−√π°²³]|[A-Za-z]{2,}+)(?!\\)")
+"""What ends the formula right before a box, read backwards: a sign that is in none, such as $ or =, or a word."""
+_BESIDE, _LONGEST_RELATION = 40, 10
+_SIGNS = tuple("-+*/^−≠≤≥<>±×÷·√")
+_DELIMITER = r"\$|\\[()\[\]]"
+# An operator or relation at the end of one formula, and a box behind it, which begins the next or stands in the text.
+_OPERATOR_OUTSIDE = re.compile(
+    r"(?P<relation>\\(?:neq?|not|leq?|geq?|leqslant|geqslant|lt|gt|ll|gg|pm|mp|times|cdot|div|sqrt)|[≠≤≥<>±×÷·√])"
+    rf"(?P<gap>[\s~]*(?:{_DELIMITER})(?:[\s~]|{_DELIMITER}|\\[,;:! ])*)$"
+    rf"|(?P<sign>[-+*/^−])(?P<between>(?:[\s~]|\\[,;:! ])*)(?P<first>{_DELIMITER})(?:[\s~]|{_DELIMITER}|\\[,;:! ])*$"
+)
+_BARS = re.compile(r"(?:\\left\s*|\\[lr]?)?\|$|\\[lr]?vert\s*$")
+_BARS_AFTER = re.compile(r"(?:\\right\s*|\\[lr]?)?\||\\[lr]?vert(?![A-Za-z])")
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
+class _Left(NamedTuple):
     """What belongs to a box before it: where it begins, the braces it leaves open, and those to be skipped."""
 
     begin: int
@@ -56,12 +68,19 @@ class _Left:
 def with_attachments(text: str, start: int, end: int, content: str) -> str:
     """``content`` of the box at ``text[start:end]``, with what is attached to it; often nothing."""
     if _PLAIN.fullmatch(content.strip()):
-        digits_before = _DIGITS_BEFORE.search(text, max(0, start - _NEAR), start)
+        window = text[max(0, start - _NEAR) : start]
+        digits_before = _DIGITS_BEFORE.search(window) if _ends_in_a_digit(window) else None
         digits_after = _DIGITS_AFTER.match(text, end)
         if digits_before or digits_after:  # one number, a part of it boxed
             matches = (digits_before, digits_after)
             leading, trailing = (match.group() if match else "" for match in matches)
             return leading + content.strip() + trailing
+    outside = _operator_outside(text, start)
+    if outside is not None:
+        text = text[max(0, outside - _NEAR) : outside] + text[start : end + _NEAR]
+        start, end = min(outside, _NEAR), min(outside, _NEAR) + end - start
+    if _is_between_bars(text, start, end):
+        return f"|{content}|"
     left = _left(text, start)
     before = text[left.begin : start].strip()
     after, stop = _right(text, end, left)
@@ -77,6 +96,45 @@ def with_attachments(text: str, start: int, end: int, content: str) -> str:
     content = content.strip()
     before += " " if before[-1:].isalpha() else ""
     return before + (content if _PLAIN.fullmatch(content) and not before[-1:].isdigit() else f"({content})") + after
+
+
+def _ends_in_a_digit(text: str) -> bool:
+    """Whether a number may end ``text``, of which a pattern would have to be tried at every character."""
+    return text[-1:] in tuple("0123456789.,")
+
+
+def _operator_outside(text: str, start: int) -> int | None:
+    """Where an operator ends that applies to the box at ``start`` over the end of a formula: ``$-$ \\boxed{5}``.
+
+    A minus in the text is one only where it is stuck to the formula: ``is -$\\boxed{5}$``, but not ``Answer - $...``.
+    """
+    tail = text[max(0, start - _BESIDE) : start].rstrip("\\()[]$ ~,;:!")
+    if not (tail[-1:] in _SIGNS or (tail[-1:].islower() and "\\" in tail[-_LONGEST_RELATION:])):
+        return None  # which is nearly always so
+    line = text[max(0, start - _NEAR) : start].rpartition("\n")[2]
+    found = _OPERATOR_OUTSIDE.search(line)
+    if found is None:
+        return None
+    before = line[: found.start()]
+    at = start - len(line)
+    if found["relation"]:
+        return at + found.end("relation") if before.strip(" $>") or found["relation"] != ">" else None
+    closes = found["first"] in (r"\)", r"\]") or (found["first"] == "$" and _in_formula(before))
+    stuck = not found["between"] and (before[-1:].isspace() or before[-1:] in ("(", ":", "="))
+    return at + found.end("sign") if closes or (stuck and found["sign"] in "-−") else None
+
+
+def _in_formula(text: str) -> bool:
+    """Whether an odd number of dollar signs stands in a line, so that it ends within a formula."""
+    return text.replace(r"\$", "").count("$") % 2 == 1
+
+
+def _is_between_bars(text: str, start: int, end: int) -> bool:
+    """Whether a box is the inside of an absolute value, and not a cell of a table."""
+    if not _BARS.search(text, max(0, start - 8), start) or not _BARS_AFTER.match(text, end):
+        return False
+    line = text[text.rfind("\n", 0, start) + 1 : start] + (text[end:].partition("\n")[0])
+    return line.count("|") <= 2
 
 
 def _is_exclamation(text: str, end: int, stop: int) -> bool:
@@ -107,6 +165,8 @@ def _changes(words: str) -> bool:
 
 def _left(text: str, start: int) -> _Left:
     """Where the formula that ends with the box begins, in which no equals sign, comma or word is left."""
+    if _NOTHING_BEFORE.match(text[max(0, start - _NEAR) : start][::-1]):
+        return _Left(start, 0, 0)
     at = max(0, start - _NEAR)
     tokens = list(_TOKEN.finditer(text, at, start))
     depth = opened = wrapped = 0

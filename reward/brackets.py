@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from deltarl.reward.expression import ExpressionParser
-from deltarl.reward.limits import MAX_ITEMS, MAX_MATRIX_SIDE, ParseError
+from deltarl.reward.limits import MAX_ITEMS, MAX_MATRIX_SIDE, LimitError, ParseError
 from deltarl.reward.relations import REAL_LINE, set_named
 from deltarl.reward.tree import (
     Const,
@@ -47,7 +47,7 @@ class BracketParser(ExpressionParser):
         while self.accept(","):
             found.append(parse())
             if len(found) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
         return found
 
     def bracketed(self, opening: str) -> Node:
@@ -57,6 +57,11 @@ class BracketParser(ExpressionParser):
         items = self.items(self.item)
         self.bars = bars
         closing = self.take().value
+        if opening == "]" or closing == "[":  # ]0, 1[ is (0, 1)
+            opening, closing = ("(" if opening == "]" else opening), (")" if closing == "[" else closing)
+            if len(items) != 2 or opening + closing not in ("()", "(]", "[)"):
+                raise ParseError("a bracket turned around")
+            return Interval(items[0], items[1], opening == "(", closing == ")")
         if opening == "langle":
             if closing != "rangle":
                 raise ParseError("an angle bracket is not closed")
@@ -81,6 +86,7 @@ class BracketParser(ExpressionParser):
         return items[0] if len(items) == 1 else Seq("list", tuple(items))
 
     def matrix(self) -> Node:
+        cases = self.accept("cases")
         rows: list[list[Node]] = []
         while not self.accept("end"):
             row = [self.cell()]
@@ -88,7 +94,7 @@ class BracketParser(ExpressionParser):
                 row.append(self.cell())
             rows.append(row)
             if len(rows) > MAX_MATRIX_SIDE or len(row) > MAX_MATRIX_SIDE:
-                raise ParseError(f"a matrix of more than {MAX_MATRIX_SIDE} rows or columns")
+                raise LimitError(f"a matrix of more than {MAX_MATRIX_SIDE} rows or columns")
             if not self.accept("newline"):
                 self.expect("end")
                 break
@@ -96,6 +102,8 @@ class BracketParser(ExpressionParser):
             raise ParseError("a matrix whose rows differ in length")
         if len(rows[0]) == 1 and all(isinstance(row[0], Equation) for row in rows):
             return Seq("list", tuple(row[0] for row in rows))  # a system
+        if cases and len(rows[0]) > 1:
+            return Seq("set", tuple(Seq("tuple", tuple(row)) for row in rows))  # in any order
         return Matrix(tuple(map(tuple, rows)))
 
     def cell(self) -> Node:

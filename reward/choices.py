@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from deltarl.reward.vocabulary import DENYING, WRONG
+
 _WRAPPERS = re.compile(
     r"\\(?:text(?:bf|rm|it|normal)?|mathrm|mathbf|mathsf|mathit|operatorname|rm|bf)(?![A-Za-z])|[{}$*]|\\[()\[\] ,;:!]"
     r"|\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\q?quad"
@@ -27,13 +29,9 @@ _CUE = re.compile(
 )
 _OPENING = re.compile(r"[\s(\[\"']*")
 _BARE = re.compile(r"(?:and|or|maybe|perhaps|possibly|also|even|[\s()\[\]\"'/&]|[A-J](?![A-Za-z]))+", re.IGNORECASE)
-_DENIED_BEFORE = re.compile(
-    r"\b(?:not|never|neither|nor|no|non|cannot|without|except|instead of|rather than|eliminates?d?|rules? out"
-    r"|ruled out|excludes?d?)\b|n['’]t\b|不|非",
-    re.IGNORECASE,
-)
+_DENIED_BEFORE = re.compile(DENYING, re.IGNORECASE)
 _DENIED_AFTER = re.compile(
-    r"\)?\s*(?:(?:is|was|are|were|seems|looks)\s+(?:\w+ly\s+)?(?:not|wrong|incorrect|false|out|eliminated|impossible)\b"
+    rf"\)?\s*(?:(?:is|was|are|were|seems|looks)\s+(?:\w+ly\s+)?(?:not|out|{WRONG})\b"
     r"|(?:is|was|can|could|does|do)n['’]t\b|(?:cannot|can not|does not)\b|不对|错)",
     re.IGNORECASE,
 )
@@ -43,6 +41,7 @@ _NO_ARTICLE = re.compile(
 _APPLIED = re.compile(r"[A-Za-z0-9]\($")
 _IN_FORMULA_BEFORE = re.compile(r"(?:[=+*/^<>|±×·√≤≥≠\-]|\\[A-Za-z]+)\s*$")
 _IN_FORMULA_AFTER = re.compile(r"\s*[=+*/^<>|±×·√≤≥≠\\\-]|\(")
+_LETTER = re.compile(r"[A-J]")
 _GOLD = re.compile(r"\(\s?([A-J])\s?\)(?:\s+([A-Za-z0-9\\.][^\n]+))?|([A-J])(?:[.):]\s*([^\n]*))?")
 
 
@@ -124,7 +123,7 @@ def _mentions(clause: str) -> Iterator[tuple[str, str, bool]]:
 
 def gold_choice(gold: str) -> Choice | None:
     """The option that a reference answer is: ``B``, ``(B)``, ``B. 12 km`` or ``(B) Cecile``; None if it is none."""
-    match = _GOLD.fullmatch(_WRAPPERS.sub(" ", gold).strip())
+    match = _GOLD.fullmatch(_WRAPPERS.sub(" ", gold).strip()) if _LETTER.search(gold) else None
     if match is None:
         return None
     letter, text = match[1] or match[3], match[2] or match[4] or ""

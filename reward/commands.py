@@ -18,10 +18,12 @@ from deltarl.reward.alphabet import (
     TEMPERATURES,
 )
 from deltarl.reward.limits import ParseError
+from deltarl.reward.operators import DERIVATIVE, DERIVATIVE_BY
 from deltarl.reward.scanner import FEWEST_LETTERS, Scanner, Token
 from deltarl.reward.units import SYMBOLS
 
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal)?|mbox)\s*\{([^{}\\]*)\}")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal)?|mbox)\s*\{((?:[^{}\\]|\\[$%,! ])*)\}")
+_IN_BRACKETS = re.compile(r"\s*\(\s*([A-Za-z][A-Za-z\s.\-]*)\)\s*")
 _PLAIN_TEXT = re.compile(r"[A-Za-z\s'.,!?;:\-]*")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _DEGREE = re.compile(
@@ -31,10 +33,14 @@ _DEGREE = re.compile(
 _DOMAIN = re.compile(
     r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*([RZNQC])(?![A-Za-z])\s*\}?((?:_\{?[0-9+>* ]+\}?|\^\{?[+*-]\}?)*)"
 )
-_FACTOR = rf"(?:{'|'.join(sorted((*SYMBOLS, 'ml', 'K'), key=len, reverse=True))})(?:\^(?:[1-9]|\{{[1-9]\}}))?"
+_FACTOR = rf"(?:{'|'.join(sorted((*SYMBOLS, 'ml', 'K'), key=len, reverse=True))})(?:\^(?:-?[1-9]|\{{-?[1-9]\}}))?"
+_TIMES = r"(?:\\cdot|\\[,;: ]|\s|~)+"
 _UNIT = re.compile(
-    rf"\\(?:mathrm|rm|operatorname|text|mbox)\s*\{{\s*~?\s*({_FACTOR}(?:\s*/\s*{_FACTOR})?)\s*\}}(?!\s*[(])"
+    rf"\\(?:mathrm|rm|operatorname|text|mbox)\s*\{{\s*~?\s*({_FACTOR}(?:{_TIMES}{_FACTOR}){{0,2}}(?:\s*/\s*{_FACTOR})?)\s*\}}"
+    r"(?!\s*[(])"
 )
+_NAMED_UNIT = r"\s*\{\s*\\(?:mathrm|rm|text|mbox)\s*\{\s*([A-Za-z]{1,12})\s*\}(?:\^\{?([2-9])\}?)?\s*\}"
+_UNIT_FRACTION = re.compile(rf"\\[dtc]?frac{_NAMED_UNIT}{_NAMED_UNIT}")
 _NAMED = re.compile(r"\\(?:operatorname\*?|mathrm|rm|text|mathop)\s*\{[\s~]*([A-Za-z]{2,})\s*\}")
 _STYLED = re.compile(rf"\\(?:({ACCENTS})|{PLAIN_FONTS})\s*(?:\{{\s*(\\?[A-Za-z]+)\s*\}}|([A-Za-z]|\\[A-Za-z]+))")
 _WRAPPER = re.compile(r"\s*\\(math|text|bold|bm)(?:bf|it|rm|sf|normal|symbol)?\s*\{(.*)\}\s*", re.DOTALL)
@@ -44,8 +50,10 @@ _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{\s*(?:[pbBvV]?matrix|smallmatrix|a
 _RUN_ON = re.compile(r"(?:qquad|quad|cdot|times|[lr]?vert|pi|pm|leq|geq|neq)(?=[A-Za-z])")
 """Commands that a letter is often stuck to."""
 _NO_DELIMITER = re.compile(r"\.(?![0-9])")
+_UNIT_VECTORS = frozenset("ijk")
+_UNIT_VECTOR = re.compile(r"\\(?:mathbf|boldsymbol|bm|vec|bf|hat|widehat)\s*\{?\s*([ijk])(?![A-Za-z])")
 _ENDS_OF_OPERAND = CLOSING | {"}", "!"}
-_COMMANDS = {name: Token(*pair) for name, pair in COMMAND_TOKENS.items()}
+COMMANDS = {name: Token(*pair) for name, pair in COMMAND_TOKENS.items()}
 
 
 class CommandScanner(Scanner):
@@ -60,8 +68,10 @@ class CommandScanner(Scanner):
         if name == "\\" and self.environments > 0:
             self.at = match.end()
             return self.add("op", "newline")
-        token = _COMMANDS.get(name)
+        token = COMMANDS.get(name)
         if token is not None:
+            if token.value == "frac" and (self.derivative() or (self.last().kind == "num" and self.unit_fraction())):
+                return True
             self.at = match.end()
             return self.append(token)
         if name in SYMBOL_COMMANDS:
@@ -92,6 +102,8 @@ class CommandScanner(Scanner):
         if bars and begins:
             self.add("op", "|")
         self.add("op", match[1])
+        if begins and "{cases}" in match.group():
+            self.add("op", "cases")
         return not bars or begins or self.add("op", "|")
 
     def domain(self) -> bool:
@@ -110,7 +122,26 @@ class CommandScanner(Scanner):
         if last.kind not in ("num", "const", "sym") and last.value not in _ENDS_OF_OPERAND and not below:
             return False
         match = self.match(_UNIT)
-        return match is not None and self.add("text", re.sub(r"[\s{}]", "", match[1]))
+        if match is None:
+            return False
+        factors = re.sub(_TIMES, " ", match[1]).replace("{", "").replace("}", "")
+        return self.add("text", re.sub(r"\s*/\s*", "/", factors))
+
+    def derivative(self) -> bool:
+        r"""``\frac{dy}{dx}``: a name; ``\frac{d}{dx}``: one that what follows is multiplied by, as far as we know."""
+        match = self.match(DERIVATIVE)
+        if match is None:
+            return False
+        power = (match["power"] or "").strip("^{} ")
+        return self.add("sym", f"d{power}{match['of']}{DERIVATIVE_BY}{match['by']}{power}")
+
+    def unit_fraction(self) -> bool:
+        r"""``\frac{\text{km}}{\text{h}}``."""
+        match = self.match(_UNIT_FRACTION)
+        if match is None:
+            return False
+        above, below = (name + (f"^{power}" if power else "") for name, power in (match.group(1, 2), match.group(3, 4)))
+        return self.add("text", f"{above}/{below}")
 
     def named(self) -> bool:
         r"""``\operatorname{gcd}``, or a word as in ``5\mathrm{~hours}``."""
@@ -118,7 +149,7 @@ class CommandScanner(Scanner):
         if match is None:
             return False
         name = match[1]
-        if name not in FUNCTIONS and (len(name) < FEWEST_LETTERS or not name.islower()):
+        if name not in FUNCTIONS and (len(name) < FEWEST_LETTERS or not name[1:].islower()):
             return False
         self.at = match.end()
         return self.add("func", FUNCTIONS[name]) if name in FUNCTIONS else self.words(name)
@@ -143,6 +174,8 @@ class CommandScanner(Scanner):
             return True
         self.at = match.end()
         name = name.lstrip("\\")
+        if name in _UNIT_VECTORS and not accent and len(set(_UNIT_VECTOR.findall(self.text))) > 1:
+            accent = "hat"
         if not accent and name in CONSTANTS and not self.subscript_follows():
             return self.add_letter(name)
         return self.symbol(f"{SAME_ACCENTS.get(accent, accent)} {name}" if accent else name)
@@ -176,6 +209,9 @@ class CommandScanner(Scanner):
         if match is None:
             return False
         content = match[1]
+        noted = _IN_BRACKETS.fullmatch(content)
+        if noted and self.last().kind == "num":
+            content = noted[1]  # 5 (units)
         if not _PLAIN_TEXT.fullmatch(content):
             # Mathematics inside \text{}: read it as if the wrapper were not there.
             self.text = self.text[: match.start()] + " " + content + " " + self.text[match.end() :]

@@ -1,6 +1,6 @@
 """A position in a token list, with the nesting bound."""
 
-from deltarl.reward.limits import MAX_DEPTH, ParseError
+from deltarl.reward.limits import MAX_DEPTH, LimitError, ParseError
 from deltarl.reward.scanner import END, Token
 
 
@@ -40,4 +40,4 @@ class Cursor:
     def descend(self) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise ParseError(f"more than {MAX_DEPTH} levels")
+            raise LimitError(f"more than {MAX_DEPTH} levels")

@@ -54,28 +54,27 @@ def as_decimal(node: Node) -> Decimal | None:
 def rounds_to(pred: Node, value: int | Fraction, gold: Decimal) -> bool:
     """Whether ``pred``, whose exact value is ``value``, is an acceptable way to write the decimal ``gold``.
 
+    Half a unit in the last place of whichever is written with fewer places:
+
     * An exact value that is no decimal, such as 1/3, is accepted within half a unit in the last place of a gold of two
-      significant digits or more.
+      significant digits or more. If it would be a short decimal, 1/8 say, it must be what a gold of three digits or
+      more is the rounded value of: with two more places, and not as close to gold as if it had been gold but for a
+      slip (201/64 for 3.14; not 31/4 or 7750001/1000000 for 7.7).
     * A decimal with fewer places, or a whole number or percentage, must be gold rounded to those places and keep three
-      significant digits.
-    * A decimal with more places, or a fraction that is one, must equal gold, or be what a gold of three digits or more
-      is the rounded value of: with two more places, and not as close to gold as if it had been gold but for a slip
-      (3.1416 for 3.14; neither 7.751 nor 7.750001 for 7.75).
+      significant digits: 657 for 656.8.
+    * A decimal with as many places or more is another number unless it is gold: no 12.5321 for 12.5.
     """
     distance = abs(value - gold.value)
     if distance == 0:
         return True
     written = as_decimal(pred) or _as_whole(pred, gold.places)
-    if written is not None and written.places < gold.places:
-        return distance <= written.half_unit and written.looks_rounded
+    if written is not None:
+        return written.places < gold.places and distance <= written.half_unit and written.looks_rounded
     if distance > gold.half_unit:
         return False
-    if written is None and not _terminates(value):
+    if not _terminates(value):
         return gold.may_be_rounded
-    if written is None:
-        further = (value * Fraction(10) ** (gold.places + 1)).denominator != 1
-    else:
-        further = written.places > gold.places + 1
+    further = (value * Fraction(10) ** (gold.places + 1)).denominator != 1
     return gold.looks_rounded and further and distance * _ROUNDING >= gold.half_unit
 
 

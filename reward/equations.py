@@ -6,11 +6,13 @@ from fractions import Fraction
 from deltarl.reward.approximate import approximate
 from deltarl.reward.matching import Same
 from deltarl.reward.matrices import is_inverse
+from deltarl.reward.operators import DERIVATIVE_BY
 from deltarl.reward.realset import is_application, is_name, set_variable
 from deltarl.reward.tree import (
     OPERATION_NAMES,
     UNKNOWN_BASE,
     ZERO,
+    Add,
     Equation,
     Func,
     Inverse,
@@ -34,6 +36,7 @@ from deltarl.reward.tree import (
 )
 
 _Y = Sym("y")
+_COORDINATES = frozenset({"x", "y", "z", "r"})
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 
 
@@ -97,7 +100,17 @@ def _same_as_right_side(pred: Node, gold: Equation, same: Same) -> bool:
         return renamed is not None and same(renamed[0], last)
     if isinstance(first, Scalar) and isinstance(last, Scalar) and (same(first, last) or same(last, first)):
         return same(pred, last)  # gold shows a transformation: an identity
+    if _is_of_letters(first) and not free_symbols(last) and isinstance(pred, Scalar) and same(pred, last):
+        return True
     return isinstance(pred, Scalar) and len(gold.sides) == 2 and _solves_for(pred, gold, same)
+
+
+def _is_of_letters(node: Node) -> bool:
+    """``a + b``, ``mn``: a sum or product of bare names, none a coordinate, that a problem asks the value of."""
+    match node:
+        case Add(parts) | Mul(parts):
+            return all(isinstance(part, Sym) and part.name not in _COORDINATES for part in parts)
+    return False
 
 
 def _solves_for(pred: Scalar, gold: Equation, same: Same) -> bool:
@@ -135,6 +148,8 @@ def _is_assigned(node: Node) -> bool:
             return True
         case Seq("tuple", items):
             return all(_is_assigned(item) for item in items)
+    if isinstance(node, Mul) and any(isinstance(part, Sym) and DERIVATIVE_BY in part.name for part in node.factors):
+        return True
     return is_name(node) or (not isinstance(node, Sym) and _is_measure(node))
 
 

@@ -21,6 +21,7 @@ from deltarl.reward.tree import (
     Num,
     Pow,
     Sym,
+    children,
 )
 
 # Whole numbers are ints: they are most of what there is, and an order of magnitude faster. They equal their Fraction,
@@ -30,6 +31,8 @@ Number = int | Fraction
 # ("add", {(term, coefficient)}), the constant term being 1. Sets are frozen, so order does not matter.
 Form = Number | tuple[Any, ...]
 
+_SMALL = 1 << 64
+_INFINITY = Const("infinity")
 _INFINITE_FORMS = (
     ("const", "infinity"),
     ("mul", -1, frozenset({(("const", "infinity"), 1)})),
@@ -47,6 +50,8 @@ def same_value(pred: Node, gold: Node, max_digits: int) -> bool:
         TooLargeError: a value would exceed ``max_digits`` digits.
         UndefinedError: an expression has no value.
     """
+    if pred is gold and plainly_has_value(pred):
+        return True
     normalizer, gold_normalizer = _Normalizer(max_digits), _Normalizer(max_digits)
     pred_form = normalizer.checked_form(pred)
     if pred is gold:
@@ -67,6 +72,21 @@ def same_value(pred: Node, gold: Node, max_digits: int) -> bool:
     if symbols != _symbols(gold_form) and _is_expanded(pred_form) and _is_expanded(gold_form):
         return False  # no variable can cancel
     raise UndecidedError
+
+
+def plainly_has_value(node: Node) -> bool:
+    """Whether nothing in a tree can be without a value: no function, infinity or power of what may be zero."""
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        kind = type(current)
+        if kind is Func or current == _INFINITY:
+            return False
+        base = current.base if isinstance(current, Pow) else None
+        if base is not None and not isinstance(base, Sym) and not (isinstance(base, Num) and base.value):
+            return False
+        stack.extend(children(current))
+    return True
 
 
 def normal_form(node: Node, max_digits: int) -> Form:
@@ -125,25 +145,28 @@ class _Normalizer:
         return form
 
     def form(self, node: Node) -> Form:
-        match node:
-            case Num(value):
-                return self.bounded(value.numerator if value.denominator == 1 else value)
-            case Sym(name):
-                return ("sym", name)
-            case Mul(factors):
-                return self.multiply([self.form(factor) for factor in factors])
-            case Pow(base, exponent):
-                return self.power(self.form(base), self.form(exponent))
-            case Add(terms):
-                return self.add([self.form(term) for term in terms])
-            case Const(name):
-                self.infinite = self.infinite or name == "infinity"
-                return ("const", name)
-            case Func(name, args):
-                return self.apply(name, [self.form(arg) for arg in args])
+        # Not by match, which takes three times as long, and this is half of a comparison.
+        if isinstance(node, Num):
+            value = node.value
+            return self.bounded(value.numerator if value.denominator == 1 else value)
+        if isinstance(node, Sym):
+            return ("sym", node.name)
+        if isinstance(node, Mul):
+            return self.multiply([self.form(factor) for factor in node.factors])
+        if isinstance(node, Pow):
+            return self.power(self.form(node.base), self.form(node.exponent))
+        if isinstance(node, Add):
+            return self.add([self.form(term) for term in node.terms])
+        if isinstance(node, Const):
+            self.infinite = self.infinite or node.name == "infinity"
+            return ("const", node.name)
+        if isinstance(node, Func):
+            return self.apply(node.name, [self.form(arg) for arg in node.args])
         raise UndecidedError  # not a scalar
 
     def bounded(self, value: Number) -> Number:
+        if type(value) is int and -_SMALL < value < _SMALL:
+            return value
         if value.numerator.bit_length() > self.max_bits or value.denominator.bit_length() > self.max_bits:
             raise TooLargeError
         return value

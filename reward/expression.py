@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from deltarl.reward.functions import POWER, PRODUCT, SIGN, SUM, FunctionParser
-from deltarl.reward.limits import MAX_ITEMS, ParseError
+from deltarl.reward.limits import MAX_ITEMS, LimitError, ParseError
 from deltarl.reward.literals import number
 from deltarl.reward.matrices import determinant, inverse, minus, plus, scalar, times, transpose
 from deltarl.reward.scanner import END, Token
@@ -26,6 +26,7 @@ from deltarl.reward.tree import (
 
 _DEGREE = product(Const("pi"), Num(Fraction(1, 180)))
 _OPERAND_OPS = frozenset(["(", "{", "[", "frac", "binom", "lfloor", "lceil", "begin", "sum", "prod"])
+_BEHIND_INTERVALS = frozenset(["", "cup", "setminus", ",", "or", "and", ")", r"\}"])
 _POSTFIXES = frozenset(["^", "!", "%", "degree"])
 _TRANSPOSES = (Token("sym", "T"), Token("text", "T"))
 
@@ -95,6 +96,8 @@ class ExpressionParser(FunctionParser, ABC):
         if kind == "op":
             if value == "(":
                 return self.tokens[self.at + 1] != Token("op", "mod")
+            if value == "[" and self.tokens[self.at + 1].value in _BEHIND_INTERVALS:
+                return False  # the end of ]0, 1[
             return value in _OPERAND_OPS or (value == "|" and not self.bars)
         if kind in ("num", "based"):
             if self.tokens[self.at - 1] == Token("op", "!") or self.exponent_ends():
@@ -180,11 +183,14 @@ class ExpressionParser(FunctionParser, ABC):
 
     def operator(self, op: str) -> Node:
         match op:
+            case "frac":
+                numerator = self.tex_argument()
+                return product(numerator, reciprocal(self.tex_argument()))
             case "+":
                 return scalar(self.expression(SIGN))
             case "-":
                 return minus(self.expression(SIGN))
-            case "(" | "[" | r"\{" | "langle":
+            case "(" | "[" | "]" | r"\{" | "langle":
                 return self.bracketed(op)
             case "{":
                 inner = self.expression()
@@ -204,9 +210,6 @@ class ExpressionParser(FunctionParser, ABC):
                 inner = scalar(self.expression())
                 self.expect("r" + op[1:])
                 return Func(op[1:], (inner,))
-            case "frac":
-                numerator = self.tex_argument()
-                return product(numerator, reciprocal(self.tex_argument()))
             case "sum" | "prod":
                 return self.big_operator(op)
             case "binom":
@@ -221,7 +224,8 @@ class ExpressionParser(FunctionParser, ABC):
 
     def mixed(self, whole: Num) -> Num:
         r"""``2\frac{1}{2}`` or ``2 1/2`` is 5/2, unless a further factor makes it look like a product."""
-        if whole.decimals is not None or (self.next.value != "frac" and self.next.kind != "num"):
+        kind, value = self.tokens[self.at]
+        if whole.decimals is not None or (value != "frac" and kind != "num"):
             return whole
         values = [token.value for token in self.tokens[self.at : self.at + 7]]
         if values[:2] == ["frac", "{"] and values[3:5] == ["}", "{"] and values[6:] == ["}"]:
@@ -249,7 +253,7 @@ class ExpressionParser(FunctionParser, ABC):
         while self.accept(","):
             items.append(self.expression())
             if len(items) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
         self.expect("}")
         return Seq("set", tuple(items))
 

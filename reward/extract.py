@@ -10,6 +10,7 @@ from deltarl.reward.attached import with_attachments
 from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_ITEMS
 from deltarl.reward.prose import (
     bare_answer,
+    is_asked_at,
     is_changed_at,
     is_denial,
     is_denied,
@@ -33,7 +34,7 @@ _MAX_BOXES = 300
 """How many boxes, tags or statements before the last one are looked at."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:[ \n]{0,4}\{|[ \n]{0,4}(?=[0-9]))")
-_NAMED = re.compile(r"(\S?)\s*(?<![A-Za-z\\])([A-Za-z](?:_\{?\w{1,9}\}?)?)\s*&?=\s*$")
+_NAMED = re.compile(r"(\S?)\s*(?<![A-Za-z\\])([A-Za-z](?:_\{?\w{1,9}\}?)?)\s*&?=[\s$]*$")
 _LEFT_SIDE = re.compile(r"([^=$,;.&\n]{1,40})&?=\s*$")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -64,9 +65,12 @@ _TURN = re.compile(
     r"<(?:\|(?:im_start|im_end|endoftext|eot_id|end|eom_id|return|start_header_id|user)\|>|/s>|end_of_turn>)"
     r"|\n(?:#+ ?|\*\*)?(?:Human|User):"
 )
+_SIGNS_OF_TURN = ("<", "Human:", "User:")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
-_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?")
+_NUMBER = re.compile(
+    r"(?:(?<![0-9A-Za-z])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?<![0-9,])[0-9]+,[0-9]{1,2}(?![0-9,])|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?"
+)
 
 
 def extract_answer(text: str, marker: str = "boxed", trusted: bool = False) -> str | None:
@@ -95,12 +99,14 @@ def candidates(text: str, marker: str = "boxed", trusted: bool = False) -> Itera
     """
     if marker not in MARKERS:
         raise ValueError(f"unknown answer marker {marker!r}; use one of {', '.join(MARKERS)}")
-    _, closed, tail = text.rpartition("</think>")
-    if not closed and "<think>" in text:
+    closed = text.rfind("</think>")
+    if closed >= 0:
+        text = text[closed + len("</think>") :]
+    elif "<think>" in text:
         yield Reason.UNFINISHED_THINKING
         return
     empty = False
-    for answer in _found(_own_turn(tail), marker, trusted):
+    for answer in _found(_own_turn(text), marker, trusted):
         if isinstance(answer, Reason):
             yield answer
             return
@@ -123,6 +129,8 @@ def candidates(text: str, marker: str = "boxed", trusted: bool = False) -> Itera
 
 def _own_turn(text: str) -> str:
     """``text`` up to where another turn begins; a mark at the very start begins its own."""
+    if not any(sign in text for sign in _SIGNS_OF_TURN):  # far quicker than the pattern
+        return text
     mark = _TURN.search(text, 1)
     return text[: mark.start()] if mark else text
 
@@ -212,30 +220,30 @@ def _boxes(text: str, trusted: bool = False) -> Iterator[str | Reason]:
         return
     content, end = last
     begin, _ = starts[-1]
-    parts, names = [_whole(text, begin, end, content)], [_name(text, begin)]
-    seen = 1
+    boxes, parts = [begin], [_whole(text, begin, end, content)]
     for start, inside in reversed(starts[-MAX_ITEMS - 1 : -1]):
         box = _content(text, inside) if begin - start <= MAX_ANSWER_CHARS else Reason.TOO_LONG
         if isinstance(box, Reason) or box[1] > begin or not _enumerated(text[box[1] : begin]):
             break
         parts.insert(0, _whole(text, start, box[1], box[0]))
-        names.insert(0, _name(text, start))
+        boxes.insert(0, start)
         begin = start
-        seen += 1
-    if is_denied_at(text, begin):
+    if is_denied_at(text, begin) or is_asked_at(text, end):
         yield Reason.RETRACTED
         return
     denied = _unless_denied(content, text[end : end + MAX_ANSWER_CHARS])
     if isinstance(denied, Reason):
         yield denied
         return
-    if not trusted and _offers_another(text, begin, end, content, starts[:-seen]):
+    if not trusted and _offers_another(text, begin, end, content, starts[: -len(boxes)]):
         yield Reason.AMBIGUOUS
         return
     if all(same_value(part, parts[-1]) for part in parts):
         parts = parts[-1:]  # said twice
-    elif all(names) and len(set(names)) == len(names):
-        parts = [f"{name} = {part}" for name, part in zip(names, parts, strict=True)]
+    else:
+        names = [_name(text, start) for start in boxes]
+        if all(names) and len(set(names)) == len(names):
+            parts = [f"{name} = {part}" for name, part in zip(names, parts, strict=True)]
     percent = r"\%" if parts == [content] and _PERCENT.match(text, end) else ""
     yield ", ".join(parts) + percent
 
@@ -248,12 +256,15 @@ def _whole(text: str, start: int, end: int, content: str) -> str:
 def _offers_another(text: str, begin: int, end: int, content: str, earlier: list[tuple[int, int]]) -> bool:
     """Whether another box, the words around the last one, or a statement after it offer another answer."""
     value = content + (r"\%" if _PERCENT.match(text, end) else "")
-    if are_several(content, _earlier_boxes(text, earlier, begin)) or has_alternative(text, begin, end, value):
+    if earlier and are_several(content, _earlier_boxes(text, earlier, begin)):
+        return True
+    if has_alternative(text, begin, end, value):
         return True
     if is_changed_at(text, begin):
         return True
-    later = _last_match(_ANSWER_IS, text[end:])
-    return later is not None and not same_statement(_sentence(text[end:], later.end()), content)
+    rest = text[end:]
+    later = _last_match(_ANSWER_IS, rest)
+    return later is not None and not same_statement(_sentence(rest, later.end()), content)
 
 
 def _earlier_boxes(text: str, starts: list[tuple[int, int]], begin: int) -> Iterator[tuple[int, str]]:
@@ -280,14 +291,21 @@ def _is_announced(text: str, start: int, end: int, begin: int) -> bool:
 
 def _name(text: str, start: int) -> str:
     """``x`` where "x =" stands before ``start``, and it is not the end of a formula."""
-    named = _NAMED.search(text, max(0, start - _MAX_GAP), start)
+    window = max(0, start - _MAX_GAP)
+    named = _NAMED.search(text, window, start) if _is_equated(text, window, start) else None
     return "" if named is None or (named[1] in tuple("+-*/^_)}]=|0123456789") and named[1]) else named[2]
 
 
 def _left_side(text: str, start: int) -> str:
     """What is said to be equal to what stands at ``start``; empty if nothing."""
-    side = _LEFT_SIDE.search(text, max(0, start - 2 * _MAX_GAP), start)
+    window = max(0, start - 2 * _MAX_GAP)
+    side = _LEFT_SIDE.search(text, window, start) if _is_equated(text, window, start) else None
     return "".join(side[1].split()) if side else ""
+
+
+def _is_equated(text: str, window: int, start: int) -> bool:
+    """Whether an equals sign comes right before ``start``: a quick way to see that no pattern that needs it matches."""
+    return text[window:start].rstrip().endswith("=")
 
 
 def _sentence(text: str, start: int) -> str:

@@ -5,10 +5,10 @@ The rules need to know how gold is written and what the question asks; equality 
 
 import dataclasses
 import math
-import re
 from fractions import Fraction
 from operator import attrgetter
 
+from deltarl.reward.operators import DERIVATIVE_BY
 from deltarl.reward.question import Question, expressions
 from deltarl.reward.tree import (
     Add,
@@ -25,44 +25,26 @@ from deltarl.reward.tree import (
     Sym,
     children,
     contains,
+    free_symbols,
 )
 from deltarl.reward.verdict import Reason
 
 _MOST_OPERATIONS = 10
 """Operations on numbers that an answer may leave open where the question does not ask for a value."""
 
-_UNSOLVED = re.compile(
-    r"\\(?:int|iint|oint|sum|prod|lim|limsup|liminf|gcd|lcm|max|min|sup|inf|det|bmod)(?![A-Za-z])"
-    r"|(?<![A-Za-z])(?:int|sum|gcd|lcm|max|min|det|lim)\}?\s*(?:[_({|]|\\[{l])"
-    r"|\\frac\s*\{\s*(?:\\(?:mathrm|text|rm)\s*\{)?d\}?\s*\}\s*\{\s*(?:\\(?:mathrm|text|rm)\s*\{)?d"
-)
 _UNSOLVED_FUNCTIONS = frozenset({"gcd", "lcm", "max", "min", "mod", "det", "dot"})
 
 
-def leaves_operator(answer: str, gold: str) -> bool:
-    """Whether a text leaves an integral, sum, limit, gcd, maximum or the like to work out, where gold has none."""
-    return _UNSOLVED.search(_last_side(answer)) is not None and _UNSOLVED.search(gold) is None
-
-
 def leaves_function(pred: Node, gold: Node) -> bool:
-    """The same of trees, as far as the parser knows such operators: ``128 \\mod 3``, but not the residue 2 (mod 3)."""
+    """Whether a sum, gcd, maximum or the like is left to work out where gold has none; 2 (mod 3) is a residue."""
     return _is_unsolved(pred) and not _is_unsolved(gold)
 
 
 def _is_unsolved(node: Node) -> bool:
     if isinstance(node, Equation):
         return all(map(_is_unsolved, node.sides))
-    return contains(node, Func, _UNSOLVED_FUNCTIONS)
-
-
-def _last_side(answer: str) -> str:
-    """What stands behind the last equals sign that is not within braces, as that of a sum's index is."""
-    depth, start = 0, 0
-    for at, char in enumerate(answer):
-        depth += (char == "{") - (char == "}")
-        if char == "=" and depth == 0:
-            start = at + 1
-    return answer[start:]
+    derivative = any(DERIVATIVE_BY in name for name in free_symbols(node))
+    return derivative or contains(node, Func, _UNSOLVED_FUNCTIONS)
 
 
 def refusal(pred: Node, gold: Node, question: Question) -> Reason | None:

@@ -64,7 +64,7 @@ class FunctionParser(Cursor, ABC):
             return self.root()
         if name in OPERATION_NAMES:
             return Func(name, self.arguments_of_operation())
-        base = self.tex_argument(whole_number=True) if name == "log" and self.accept("_") else None
+        base = self.base() if name == "log" and self.accept("_") else None
         power = self.tex_argument(whole_number=True) if self.accept("^") else None
         self.arguments += 1
         argument = self.function_argument()
@@ -81,6 +81,14 @@ class FunctionParser(Cursor, ABC):
             case _:
                 value = Func(name, (argument,))
         return value if power is None else Pow(value, power)
+
+    def base(self) -> Scalar:
+        r"""The base of a logarithm; of ``\log_25`` it is 2, as nothing else is left for the argument."""
+        token, following = self.tokens[self.at : self.at + 2]
+        if token.kind == "num" and token.value.isdigit() and len(token.value) > 1 and not _begins_operand(following):
+            self.tokens[self.at] = Token("num", token.value[1:])
+            return Num(Fraction(int(token.value[0])))
+        return self.tex_argument(whole_number=True)
 
     def arguments_of_operation(self) -> tuple[Scalar, ...]:
         r"""``(a, b, ...)`` or ``\{a, b, ...\}``."""
@@ -135,6 +143,10 @@ class FunctionParser(Cursor, ABC):
             raise ParseError(f"unknown command '\\{name}' without bounds")
         term = scalar(self.expression(SUM))
         return Func(name, (BOUND, bounds["_"], bounds["^"], _with_bound_index(term, index)))
+
+
+def _begins_operand(token: Token) -> bool:
+    return token.kind in ("num", "sym", "const", "func") or token.value in ("(", "{", "[", "|", "frac", "^")
 
 
 def _with_bound_index(term: Scalar, index: str) -> Scalar:

@@ -4,10 +4,11 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from deltarl.reward.limits import MAX_DIGITS, MAX_LITERAL_DIGITS, ParseError
+from deltarl.reward.limits import MAX_DIGITS, MAX_LITERAL_DIGITS, LimitError
 from deltarl.reward.tree import Num
 
-_FRACTION = r"(?:\.[0-9]*(?:\\overline\{[0-9]+\}|\([0-9]+\))|\.[0-9]+)"
+_FRACTION = r"(?:\.[0-9]*(?:\\(?:overline|bar|dot)(?:\{[0-9]+\}|[ ]?[0-9])|\([0-9]+\))|\.[0-9]+)"
+_CYCLE = re.compile(r"\\(?:overline|bar|dot)\{? ?([0-9]+)\}?")
 _POWER_OF_TEN = r"(?:[eE][+-]?[0-9]{1,5}(?![0-9.]))"
 
 
@@ -34,18 +35,19 @@ def number(literal: str) -> Num:
     """The exact value of a number token such as ``12``, ``3.50``, ``1.5e-7`` or ``0.1(6)``.
 
     Raises:
-        ParseError: more than ``MAX_LITERAL_DIGITS`` digits, or a power of ten beyond ``MAX_DIGITS``.
+        LimitError: more than ``MAX_LITERAL_DIGITS`` digits, or a power of ten beyond ``MAX_DIGITS``.
     """
     if len(literal) > MAX_LITERAL_DIGITS:
-        raise ParseError(f"a number of more than {MAX_LITERAL_DIGITS} digits")
+        raise LimitError(f"a number of more than {MAX_LITERAL_DIGITS} digits")
     if literal.isdigit():
         return Num(Fraction(int(literal)))
-    mantissa, _, power = literal.lower().partition("e") if "overline" not in literal else (literal, "", "")
-    whole, _, places = mantissa.replace(r"\overline{", "(").replace("}", ")").partition(".")
+    literal = _CYCLE.sub(r"(\1)", literal)
+    mantissa, _, power = literal.lower().partition("e")
+    whole, _, places = mantissa.partition(".")
     places, repeats, cycle = places.partition("(")
     shift = int(power or 0)
     if abs(shift) > MAX_DIGITS:
-        raise ParseError(f"a power of ten beyond {MAX_DIGITS}")
+        raise LimitError(f"a power of ten beyond {MAX_DIGITS}")
     value = Fraction(int((whole + places) or 0), 10 ** len(places))
     if repeats:
         cycle = cycle.rstrip(")")

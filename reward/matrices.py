@@ -4,12 +4,12 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from deltarl.reward.limits import MAX_NODES, ParseError, TooLargeError
-from deltarl.reward.tree import Func, Inverse, Matrix, Node, Num, Scalar, measure, negate, product, total
+from deltarl.reward.tree import Func, Inverse, Matrix, Node, Num, Scalar, is_scalar, measure, negate, product, total
 
 
 def scalar(node: Node) -> Scalar:
     """``node``, refused unless arithmetic applies to it."""
-    if not isinstance(node, Scalar):
+    if not is_scalar(node):
         raise ParseError(f"arithmetic on a {type(node).__name__.lower()}")
     return node
 

@@ -3,7 +3,8 @@
 import re
 import unicodedata
 
-from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_NORMALIZED_CHARS, ParseError
+from deltarl.reward.limits import MAX_ANSWER_CHARS, MAX_NORMALIZED_CHARS, LimitError, ParseError
+from deltarl.reward.spellings import respelled
 
 _SMALL_GREEK = [
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu",
@@ -33,7 +34,7 @@ _SIGNS = {
     "°": r"\degree ", "∅": r"\emptyset ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "₹": r"\rupee ", "∠": r"\angle ", "△": r"\triangle ",
     "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "′": "'", "’": "'", "≡": r"\equiv ",
-    "“": '"', "”": '"', "∧": r"\land ", "∨": r"\lor ",
+    "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "¢": r"\text{ cent}", "“": '"', "”": '"', "∧": r"\land ", "∨": r"\lor ",
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def normalize(text: str) -> str:
         ParseError: too long, or it holds control, format (zero-width, right-to-left) or unassigned characters.
     """
     if len(text) > MAX_ANSWER_CHARS:
-        raise ParseError(f"longer than {MAX_ANSWER_CHARS} characters")
+        raise LimitError(f"longer than {MAX_ANSWER_CHARS} characters")
     text = _UNESCAPED.sub(lambda match: _ESCAPES[match.group()[-1]], text)
     hidden = _CONTROL.search(text)
     if hidden:
@@ -66,7 +67,8 @@ def normalize(text: str) -> str:
         text = _DOUBLED_COMMAND.sub(r"\\", text)
     if _PRICE.match(text) and text.count("$") == 1:
         text = "\\" + text.lstrip()
-    return text.replace(r"\"", '"').strip(' "\n\t\r$').rstrip(' ".,;\n$\\')
+    text = respelled(text.replace(r"\"", '"').strip(' "\n\t\r$'))
+    return text.rstrip(' ".,;\n$\\')
 
 
 def _invisible(char: str) -> ParseError:
@@ -85,7 +87,7 @@ def _to_ascii(text: str) -> str:
     text = _CIRCLED.sub(lambda run: ",".join(run.group()), text)
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
     if len(text) > MAX_NORMALIZED_CHARS:
-        raise ParseError(f"longer than {MAX_NORMALIZED_CHARS} characters after unicode normalisation")
+        raise LimitError(f"longer than {MAX_NORMALIZED_CHARS} characters after unicode normalisation")
     return text
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from deltarl.reward.choices import fold, letters_of, read_choice
 from deltarl.reward.diagnose import why_different
 from deltarl.reward.extract import candidates
-from deltarl.reward.form import leaves_function, leaves_operator, refusal
+from deltarl.reward.form import leaves_function, refusal
+from deltarl.reward.operators import names_operator
 from deltarl.reward.question import Question
 from deltarl.reward.quick import judge_quickly
 from deltarl.reward.reading import Gold, Unread, read_answer, read_gold
@@ -74,7 +75,7 @@ class Pair:
             return _REASONS[kind]
         if kind is VerdictKind.RIGHT and self.reason is Reason.EQUAL_OPTION:
             return self.reason  # an option is worked out as far as the question wants it
-        if leaves_operator(self.answer, self.gold.text) or leaves_function(self.pred, self.gold.node):
+        if leaves_function(self.pred, self.gold.node):
             return Reason.UNSOLVED
         if kind is VerdictKind.WRONG:
             return why_different(self.pred, self.gold.node)
@@ -158,13 +159,14 @@ class Pairing:
         if not isinstance(pred, Unread):
             pair = Pair(shown, answer, pred, gold, question, reason)
             return self._without_percent(pair) or pair
-        left_open = leaves_operator(answer, gold.text)
-        return Settled(Reason.UNSOLVED if left_open else pred.reason, shown, pred.detail)
+        return Settled(Reason.UNSOLVED if names_operator(answer) else pred.reason, shown, pred.detail)
 
     def _without_percent(self, pair: Pair) -> Pair | None:
         """The pair without the percent sign of one side, if they are equal so and the question makes it superfluous."""
-        marked, gold_marked = _PERCENT.search(pair.answer) is not None, _PERCENT.search(pair.gold.text) is not None
-        if not pair.question.asks_percent or marked == gold_marked:
+        if not pair.question.asks_percent:
+            return None
+        marked, gold_marked = (_PERCENT.search(text) is not None for text in (pair.answer, pair.gold.text))
+        if marked == gold_marked:
             return None
         answer = _PERCENT.sub("", pair.answer)
         pred, gold = self._read_answer(answer), self.read_gold(_PERCENT.sub("", pair.gold.text))

@@ -2,20 +2,25 @@
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 
 from deltarl.reward import wording
 from deltarl.reward.answer import AnswerParser
-from deltarl.reward.limits import MAX_DEPTH, MAX_ITEMS, MAX_NODES, ParseError
+from deltarl.reward.limits import MAX_DEPTH, MAX_ITEMS, MAX_NODES, LimitError, ParseError
 from deltarl.reward.literals import number
+from deltarl.reward.normalize import normalize
+from deltarl.reward.operators import worked_out
 from deltarl.reward.remarks import without_remarks
 from deltarl.reward.scanner import END, Token
-from deltarl.reward.tokens import tokenize
-from deltarl.reward.tree import Node, Num, Seq, measure, negate
+from deltarl.reward.tokens import tokenize_normalized
+from deltarl.reward.tree import Equation, Node, Num, Seq, Text, measure, negate
 
 _PLAIN_NUMBER = re.compile(r"(-?)([0-9]{1,300}(?:\.[0-9]{1,300})?)")
 _DECIMAL_COMMA = re.compile(r"\$?\s*(-?)([0-9]+),([0-9]+)\s*\$?")
 _FEW_TOKENS = 16
 """No tree of so few comes near the bounds, so it is not measured: a token makes three levels at most."""
+_CACHED_TREES = 4_096
+_WORDS_OF_PROPORTION = {"to": ":", "out of": "/", "in": "/"}
 _PLUS_MINUS = (Token("op", "pm"), Token("op", "mp"))
 
 
@@ -28,12 +33,15 @@ def parse_answer(text: str) -> Node:
     plain = _PLAIN_NUMBER.fullmatch(text)
     if plain:
         return negate(number(plain[2])) if plain[1] else number(plain[2])
-    word = wording.time_of_day(text) or wording.yes_or_no(text)
+    word = wording.time_of_day(text) or wording.date(text) or wording.yes_or_no(text)
     if word is not None:
         return word
     try:
         return _with_decimal_comma(text, _parse_mathematics(text))
     except ParseError:
+        values = worked_out(text)
+        if values:
+            return _with_values(values)
         rest = wording.introduced(text)
         if rest is not None:
             return _parse_mathematics(rest)
@@ -43,11 +51,28 @@ def parse_answer(text: str) -> Node:
         return words
 
 
+def _with_values(sides: list[str]) -> Equation:
+    """What an integral or a limit is said to be equal to; of the steps on the way those that can be read."""
+    found = [_parse_mathematics(sides[-1])]
+    for side in sides[-2::-1]:
+        try:
+            found.append(_parse_mathematics(side))
+        except ParseError:
+            continue
+    return Equation((Text("operator"), *found[::-1]))
+
+
 def _parse_mathematics(text: str) -> Node:
-    tokens = without_remarks(tokenize(text))
+    return _parse_normalized(normalize(text))
+
+
+@lru_cache(maxsize=_CACHED_TREES)
+def _parse_normalized(text: str) -> Node:
+    """Remembered: half of the answers that come back are gold, give or take dollar signs."""
+    tokens = _without_words(without_remarks(tokenize_normalized(text)))
     if len(tokens) == 3 and tokens[0].kind == "sym" and tokens[1] in (Token("op", ")"), Token("op", ":")):
         tokens = [tokens[0], END]  # a multiple-choice letter written "C)" or "C:"
-    if any(sign in tokens for sign in _PLUS_MINUS):
+    if ("pm" in text or "mp" in text) and any(sign in tokens for sign in _PLUS_MINUS):
         upper, lower = (AnswerParser(_choose_sign(tokens, pm, mp)).answer() for pm, mp in ("+-", "-+"))
         node: Node = _both(upper, lower)
     else:
@@ -55,8 +80,17 @@ def _parse_mathematics(text: str) -> Node:
     if len(tokens) > _FEW_TOKENS:
         size, depth = measure(node)
         if size > MAX_NODES or depth > MAX_DEPTH:
-            raise ParseError(f"more than {MAX_NODES} terms or {MAX_DEPTH} levels")
+            raise LimitError(f"more than {MAX_NODES} terms or {MAX_DEPTH} levels")
     return node
+
+
+def _without_words(tokens: list[Token]) -> list[Token]:
+    """``3 to 4`` as a ratio, ``3 out of 8`` as a fraction."""
+    for at in range(1, len(tokens) - 1):
+        sign = _WORDS_OF_PROPORTION.get(tokens[at].value) if tokens[at].kind == "text" else None
+        if sign and tokens[at - 1].kind == tokens[at + 1].kind == "num":
+            tokens = [*tokens[:at], Token("op", sign), *tokens[at + 1 :]]
+    return tokens
 
 
 def _with_decimal_comma(text: str, node: Node) -> Node:
@@ -76,7 +110,7 @@ def _both(upper: Node, lower: Node) -> Node:
             for pair in zip(uppers, lowers, strict=True):
                 items += pair[:1] if pair[0] == pair[1] else pair
             if len(items) > MAX_ITEMS:
-                raise ParseError(f"more than {MAX_ITEMS} elements")
+                raise LimitError(f"more than {MAX_ITEMS} elements")
             return Seq(kind, tuple(items))
     return Seq("list", (upper, lower))
 

@@ -2,12 +2,15 @@
 
 import re
 
+from deltarl.reward.vocabulary import COMPARED, DENYING, NOT, TIMES, WRONG
+
 _NEAR = 200
 """Characters on each side of an answer that are looked at."""
 
 _BESIDE = 40
 """Characters before an answer that can deny it directly."""
 
+_FIRST_LETTERS = re.compile(r"[\W\d_]*+([^\W\d_]*+)")
 _INTRODUCTION = re.compile(
     r"(?:\\text\s*\{\s*)?(?:(?:so|hence|thus|therefore|then|finally|we|find|get|have|obtain|conclude|that|the|our|my"
     r"|final|correct|right|answer|solution|value|result|is|are|equals?|it|this|must|be|donc"
@@ -16,55 +19,50 @@ _INTRODUCTION = re.compile(
 )
 _WRAPPED = re.compile(r"\\text\s*\{([^{}]*)\}\s*[.]?")
 
-_NEGATION = (
-    r"(?:\b(?:not|never|neither|nor|no(?!\s+doubt)|cannot|without|wrong|incorrect|incorrectly|false|mistake|mistaken"
-    r"|nope|except|unless|impossible|fail\w*|exclud\w*|instead of|rather than|other than|anything but|if only"
-    r"|too (?:small|large|big|low|high|few|many))\b|n['’]t\b|不|非|错)"
-)
-_NEGATED = re.compile(_NEGATION, re.IGNORECASE)
+_NEGATED = re.compile(DENYING, re.IGNORECASE)
 _CLAUSE_END = re.compile(
     r"[!?;\n。，；！？]|\.(?![0-9])|,(?![0-9]{3})|(?<!anything )\bbut\b|\b(?:so|therefore|thus|hence|then|which is)\b"
     r"|\bit['’]s\b",
     re.IGNORECASE,
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\bnot|\bnever|\bneither|\bcannot|n['’]t)\s+(?:be\s+|equal\s+(?:to\s+)?|exactly\s+|simply\s+|just\s+)?"
+    rf"(?:{NOT}|\banything but\b)\s+(?:be\s+|equal\s+(?:to\s+)?|exactly\s+|simply\s+|just\s+)?"
     r"[\s$*(\[{\\\"']*$",
     re.IGNORECASE,
 )
+_DENYING = frozenset(
+    ["not", "never", "neither", "nor", "cannot", "but", "t", "be", "equal", "to", "exactly", "simply", "just"]
+)
+"""What can be the last word of a match; so too below."""
 _DOUBTED_BEFORE = re.compile(r"(?:\b(?:not|never|doubt)|n['’]t)(?:\s+[\w'’]+){0,4}\s+$", re.IGNORECASE)
 _DENIAL = re.compile(
     r"(?:\\text\s*\{\s*)?(?:\w+ly\s+)?(?:not|never|anything but|n['’]t)\b[\s}]+(?:\w+\s+){0,2}?[-$\\(0-9]"
-    rf"|[^0-9:=]{{0,40}}{_NEGATION}[^0-9:=]{{0,20}}:",
+    rf"|[^0-9:=]{{0,40}}{DENYING}[^0-9:=]{{0,20}}:",
     re.IGNORECASE,
 )
 _INTERJECTION = r"(?:(?:no|wait|hmm|but|oh|actually|oops|sorry)\b[\s,.!-]*)"
 _THAT = r"(?:(?:this|that|it|which|the (?:above|last) answer)\b\s*)"
 _IS = r"(?:(?:is|was|['’]s|seems|looks|must be)\s*)"
 _WRONG = (
-    r"(?:\w+ly\s+|just\s+)?(?:(?:wrong|incorrect|false|impossible|a mistake)\b"
+    rf"(?:\w+ly\s+|just\s+)?(?:(?:{WRONG})\b"
     r"|(?:not|n['’]t|cannot be|can['’]t be)\s+(?:(?:the\s+)?(?:right|correct|true|valid|answer|solution)|it)\b)"
 )
 _RETRACTION = re.compile(
     rf"[\s$*)\]}}\"'.,;:!\\-]*(?:text\s*\{{\s*)?(?:{_INTERJECTION}+{_THAT}?{_IS}?|{_THAT}?{_IS}){_WRONG}", re.IGNORECASE
 )
+_ASKED = re.compile(r"[\s$*)\]}]*[?？][\s$*)\]}?!]*\Z")
 _PERHAPS = r"\s*(?:maybe|perhaps|possibly|probably|also|even|else)?"
 _SEVERAL = re.compile(
     rf"[0-9}})$][\s$*)]*[(\[]?\s*(?:,|;|/|\b(?:or|and|vs|maybe|perhaps|possibly)\b){_PERHAPS}[\s$(*\[\\]*$",
     re.IGNORECASE,
 )
 _QUALIFIED_BEFORE = re.compile(
-    r"\b(?:(?:more|less|greater|fewer|larger|smaller|bigger|higher|lower) than|at (?:least|most)|up to|over|under|above"
-    r"|below|between|exceed\w*|minus|negative|plus|half|twice|double|triple|thrice|times|(?:third|quarter|fourth"
-    r"|fifth|sixth|seventh|eighth|ninth|tenth)s?)"
-    r"(?:\s+(?:of|the))*[\s$(:]*$",
+    rf"\b(?:{COMPARED}|{TIMES}|at (?:least|most)|up to|over|under|above|below|between|exceed\w*|plus|times"
+    r"|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?)(?:\s+(?:of|the))*[\s$(:]*$",
     re.IGNORECASE,
 )
-_CHANGED_BEFORE = re.compile(
-    r"\b(?:(?:more|less|greater|fewer|larger|smaller|bigger|higher|lower|other|different) (?:than|from)|minus|negative"
-    r"|half|twice|double|triple|thrice|different from)(?:\s+(?:of|the))*[\s$(*]+$",
-    re.IGNORECASE,
-)
+_CHANGING = frozenset(["than", "from", "minus", "negative", "half", "twice", "double", "triple", "thrice", "of", "the"])
+_CHANGED_BEFORE = re.compile(rf"\b(?:{COMPARED}|{TIMES})(?:\s+(?:of|the))*[\s$(*]+$", re.IGNORECASE)
 _QUALIFIED_AFTER = re.compile(
     r"[\s$)]*(?:dozen|hundred|thousand|million|billion|trillion|squared|cubed|factorial|halves|halfs?|thirds?|quarters?"
     r"|fourths?|fifths?|tenths?|times|or (?:more|less|fewer)|and a (?:half|third|quarter)|plus|minus)\b"
@@ -92,14 +90,27 @@ def bare_answer(answer: str) -> str | None:
     return None if not rest or rest.startswith("- ") else rest  # a dash is no minus sign
 
 
+def last_word_may_be(words: frozenset[str], before: str) -> bool:
+    """Whether one of ``words`` may be the last word of ``before``, as a pattern needs that ends where it does.
+
+    Such a pattern is tried at every character; this is a quick way to see that there is no need to.
+    """
+    found = _FIRST_LETTERS.match(before[::-1])
+    assert found is not None  # it matches the empty text as well
+    word = found[1][::-1]
+    return word.casefold() in words or not word.isascii()
+
+
 def is_changed_at(text: str, start: int) -> bool:
     """Whether the words just before ``start`` make another value of what follows: "more than", "half of", "minus"."""
-    return _CHANGED_BEFORE.search(text[max(0, start - _BESIDE) : start]) is not None
+    before = text[max(0, start - _BESIDE) : start]
+    return last_word_may_be(_CHANGING, before) and _CHANGED_BEFORE.search(before) is not None
 
 
 def is_denied_at(text: str, start: int) -> bool:
     """Whether the words just before ``start`` say that what follows is not the answer: "is not ..."."""
-    return _DENIED_BEFORE.search(text[max(0, start - _BESIDE) : start]) is not None
+    before = text[max(0, start - _BESIDE) : start]
+    return last_word_may_be(_DENYING, before) and _DENIED_BEFORE.search(before) is not None
 
 
 def is_doubted_at(text: str, start: int) -> bool:
@@ -110,6 +121,11 @@ def is_doubted_at(text: str, start: int) -> bool:
 def is_denial(phrase: str) -> bool:
     """Whether a phrase begins by denying a value: "definitely not 5", "wrong: 5"; but not "not possible"."""
     return _DENIAL.match(phrase) is not None
+
+
+def is_asked_at(text: str, end: int) -> bool:
+    """Whether the text ends with a question mark right after ``end``."""
+    return _ASKED.match(text, end) is not None
 
 
 def is_retracted_at(text: str, end: int) -> bool:

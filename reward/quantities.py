@@ -4,11 +4,12 @@ from fractions import Fraction
 
 from deltarl.reward.matching import Same
 from deltarl.reward.tree import Clock, Const, Func, Mul, Node, Num, Quantity, Residue, Sym, product
-from deltarl.reward.units import conversion, is_known
+from deltarl.reward.units import SYMBOLS, conversion, is_known
 from deltarl.reward.vocabulary import says_of_what
 
 _RADIANS_PER_DEGREE = Mul((Const("pi"), Num(Fraction(1, 180))))
 _SCALES = frozenset({"celsius", "fahrenheit"})
+_POUNDS = frozenset({"pound", "pound sterling"})
 _MINUTES_OF_HALF_DAY = 12 * 60
 
 
@@ -16,21 +17,29 @@ def same_quantity(pred: Node, gold: Node, same: Same) -> bool:
     """Whether two values, one of them with a unit at least, are the same: a unit may be missing, but not conflict."""
     match pred, gold:
         case Quantity(value, unit), Quantity(gold_value, gold_unit):
-            if unit == gold_unit or ("degree" in (unit, gold_unit) and {unit, gold_unit} & _SCALES):
+            if (
+                {unit, gold_unit} == _POUNDS
+                or unit == gold_unit
+                or ("degree" in (unit, gold_unit) and {unit, gold_unit} & _SCALES)
+            ):
                 return same(value, gold_value)
             factor = conversion(unit, gold_unit)
             return factor is not None and same(_in_unit(value, factor), gold_value)
         case (Quantity(_, unit), _) | (_, Quantity(_, unit)) if not (is_known(unit) or says_of_what(unit)):
             return False
-        case (Quantity(value, unit), Mul((*_, Sym(letter)) as factors)) if unit == letter and is_known(unit):
+        case (Quantity(value, unit), Mul((*_, Sym(letter)) as factors)) if _measures_as(unit, letter):
             return same(value, Mul(factors[:-1]))  # 12 m, whose m is no variable beside a metre
-        case (Mul((*_, Sym(letter)) as factors), Quantity(gold_value, unit)) if unit == letter and is_known(unit):
+        case (Mul((*_, Sym(letter)) as factors), Quantity(gold_value, unit)) if _measures_as(unit, letter):
             return same(Mul(factors[:-1]), gold_value)
         case (Quantity(value, unit), _):
             return same(value, gold) or (unit == "degree" and same(Mul((value, _RADIANS_PER_DEGREE)), gold))
         case (_, Quantity(gold_value, unit)):
             return same(pred, gold_value) or (unit == "degree" and same(pred, Mul((gold_value, _RADIANS_PER_DEGREE))))
     raise AssertionError("one side is a quantity")
+
+
+def _measures_as(unit: str, letter: str) -> bool:
+    return letter in SYMBOLS and conversion(unit, letter) == 1
 
 
 def _in_unit(value: Node, factor: Fraction) -> Node:

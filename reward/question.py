@@ -56,7 +56,9 @@ _REDUCED = re.compile(
     re.IGNORECASE,
 )
 _EXPANDED = re.compile(r"\b(?:expand|multiply out|find the product|as a polynomial)\b", re.IGNORECASE)
-_FACTORED = re.compile(r"\bfactor(?:i[sz]e|ed|ise|ing)?\b(?! of\b)", re.IGNORECASE)
+_FACTORED = re.compile(
+    r"\bfactor(?:i[sz]e|ed|ise|ing|i[sz]ation)?\b(?! of\b)|\bfactor(?:ed form|i[sz]ation) of\b", re.IGNORECASE
+)
 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _ARITHMETIC = re.compile(r"(?<![0-9().])[0-9(][0-9().]*(?: ?[-+*/^×÷·]+ ?[0-9(][0-9().]*)+")

@@ -1,9 +1,9 @@
 """Answer and gold texts as trees, or the reason why not; nothing raised, whatever the text."""
 
-import re
 from dataclasses import dataclass
 
 from deltarl.reward.choices import Choice, gold_choice
+from deltarl.reward.exact import plainly_has_value
 from deltarl.reward.extract import extract_answer
 from deltarl.reward.limits import LimitError, ParseError, TooLargeError, UndecidedError, UndefinedError
 from deltarl.reward.parse import parse_answer
@@ -11,9 +11,6 @@ from deltarl.reward.prose import bare_answer
 from deltarl.reward.quick import compare_quickly
 from deltarl.reward.tree import Node
 from deltarl.reward.verdict import Reason
-
-# What the parser's complaints about size begin with.
-_LIMIT = re.compile(r"(?:a (?:number|matrix) of )?more than |longer than |a power of ten beyond")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +35,7 @@ def read_answer(text: str) -> Node | Unread:
     try:
         return parse_answer(text)
     except ParseError as error:
-        detail = str(error)
-        too_large = isinstance(error, LimitError) or _LIMIT.match(detail) is not None
-        return Unread(Reason.LIMITS if too_large else Reason.UNREADABLE, detail)
+        return Unread(Reason.LIMITS if isinstance(error, LimitError) else Reason.UNREADABLE, str(error))
     except Exception as error:
         return Unread(Reason.UNREADABLE, type(error).__name__)  # no answer may end the run
 
@@ -60,7 +55,8 @@ def read_gold(text: str) -> Gold | Unread:
     if isinstance(node, Unread):
         return _unreadable(node.detail)
     try:
-        compare_quickly(node, node)
+        if not plainly_has_value(node):
+            compare_quickly(node, node)
     except UndefinedError as error:
         return _unreadable(f"has no value: {error}")
     except (UndecidedError, TooLargeError):

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from string import ascii_lowercase
 
 from deltarl.reward.limits import ParseError
 from deltarl.reward.parse import parse_answer
+from deltarl.reward.prose import last_word_may_be
 from deltarl.reward.quick import judge_quickly
 from deltarl.reward.tree import Node, Text
 
@@ -16,7 +18,7 @@ MOST = 4
 
 _MAX_CHARS = 300
 _SPACING = re.compile(r"[\s$*]|\\[,;:! ]")
-_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?<![0-9,])[0-9]+,[0-9]{1,2}(?![0-9,])|[0-9]+)(?:\.[0-9]+)?")
 _SENTENCE = re.compile(r"[?!;\n。？！；，]|[.,](?![0-9])")
 _VALUE = r"(?:[A-Za-z]\s*=\s*)?(?P<value>-?\s*(?:\\[dt]?frac|\\sqrt|\\pi|[0-9])(?:\{[^{}]*\}|[^$\s;{}])*)"
 _OR_AFTER = re.compile(
@@ -30,6 +32,20 @@ _OR_BEFORE = re.compile(
     r"\s*(?:or|vs\.?|maybe|perhaps|possibly)\b[\s$(}\\]*(?:[A-Za-z]\s*=\s*)?[\s$(\\]*$",
     re.IGNORECASE,
 )
+_OFFERING = frozenset(["or", "vs", "maybe", "perhaps", "possibly", *ascii_lowercase])
+"""What can be the last word of ``_OR_BEFORE``, a name being a letter."""
+_ENDING = r"(?=[ \t$)*}\].]*(?:$|\n|(?:,\s*)?(?:respectively|both|are)\b))"
+_SPACES = r"(?:[ \t$]|\\[,;:! ])*"
+_JOINT = r"(?:,(?:\s*and\b)?|;|&|\band\b|\\q?quad|\\(?:text|mbox)\s*\{\s*,?\s*(?:and|&)\s*\})"
+_LISTED_AFTER = re.compile(
+    rf"(?:{_SPACES}(?:[*)\]}}]|\\[)\]]))*{_SPACES}{_JOINT}{_SPACES}(?:\\?[(\[{{]{_SPACES})?"
+    r"(?P<value>-?\s*(?:\\[dt]?frac|\\sqrt|\\pi|[0-9])(?:\{[^{}]*\}|,(?=[0-9]{3})|[^$\s;{},])*)"
+    r"(?:,\s*(?:and\s+)?-?[0-9][0-9./]*)*" + _ENDING,
+)
+_LISTED_BEFORE = re.compile(
+    r"(?:(?:^|\n)[ \t$]*|\b(?:answers?|solutions?|roots?|values?|zeros?)\b[^.\n=]{0,30}?(?:\bare|\bis|:)[\s$]*"
+    r"(?:-?[0-9][0-9./]*[\s$]*,[\s$]*)?)(?P<value>-?[0-9][0-9./]*)[\s$]*(?:,(?:\s*and\b)?|;|&|\band\b)[\s$]*$"
+)
 _CORRECTION = re.compile(
     r"(?:[\s$.,;:!)*\]}-]|\\[)\]])*(?:(?:no|wait|actually|sorry|oops|correction|hmm|rather|instead|i mean)\b[\s,.:!]*)+"
     r"(?:(?:it|that|this|the|correct|right|final|answer|value|result|is|must|should|be|equals?|i|think|mean|so|we|get)\b"
@@ -40,7 +56,7 @@ _CORRECTION = re.compile(
 
 def same_value(left: str, right: str) -> bool:
     """Whether two texts say the same, as far as can be told quickly."""
-    if _SPACING.sub("", left) == _SPACING.sub("", right):
+    if left == right or _SPACING.sub("", left) == _SPACING.sub("", right):
         return True
     if max(len(left), len(right)) > _MAX_CHARS:
         return False
@@ -80,9 +96,15 @@ def same_statement(left: str, right: str) -> bool:
 
 
 def has_alternative(text: str, start: int, end: int, value: str) -> bool:
-    """Whether ``value``, which stands in ``text[start:end]``, is one of two: "6 or 5", "5 or x = 6"; "5, no, 6" too."""
+    """Whether ``value``, which stands in ``text[start:end]``, is one of two: "6 or 5", "5, 6", "5, no, 6"."""
     before, after = text[max(0, start - NEAR) : start], text[end : end + NEAR]
-    found = (_OR_BEFORE.search(before), _OR_AFTER.match(after), _CORRECTION.match(after))
+    found = (
+        _OR_BEFORE.search(before) if last_word_may_be(_OFFERING, before) else None,
+        _LISTED_BEFORE.search(before) if before.rstrip(" $")[-1:] in (",", ";", "&", "d") else None,
+        _OR_AFTER.match(after),
+        _LISTED_AFTER.match(after),
+        _CORRECTION.match(after),
+    )
     return any(match is not None and not same_value(match["value"].rstrip(".,)\\"), value) for match in found)
 
 

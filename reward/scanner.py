@@ -26,7 +26,7 @@ _SUBSCRIPT = re.compile(
     r"\s*_\s*(?:\{\s*(?:\\(?:text|mathrm|rm)\s*\{)?([A-Za-z0-9+\-, \\]{1,24})\}?\}|([A-Za-z0-9])|\\([A-Za-z]+))"
 )
 _BRACKETS = OPENING | CLOSING
-_LETTER_TOKENS = {letter: Token("const" if letter in CONSTANTS else "sym", letter) for letter in ascii_letters}
+LETTER_TOKENS = {letter: Token("const" if letter in CONSTANTS else "sym", letter) for letter in ascii_letters}
 
 
 class Scanner:
@@ -82,6 +82,9 @@ class Scanner:
         words = " ".join(word for word in words.split() if word not in ("a", "an", "the"))
         if not words:
             return True
+        if words.endswith(" and") and self.last().kind == "num":
+            self.add("text", words.removesuffix(" and"))  # 2 hours and
+            return self.add("op", "and")
         self.add("text", words)
         return not content.rstrip().endswith(":") or self.add("op", ":")
 
@@ -89,7 +92,7 @@ class Scanner:
         return self.text[self.at : self.at + 2].lstrip()[:1] == "_" and _SUBSCRIPT.match(self.text, self.at) is not None
 
     def add_letter(self, letter: str) -> bool:
-        self.tokens.append(_LETTER_TOKENS[letter])
+        self.tokens.append(LETTER_TOKENS[letter])
         return True
 
     def symbol(self, name: str) -> bool:

@@ -76,7 +76,7 @@ def _size(unit: str) -> tuple[dict[str, int], Fraction] | None:
     for part, sign in _parts(unit):
         name, _, power = part.partition("^")
         known = _UNITS.get(name) or _UNITS.get(name.lower()) or _UNITS.get(name.removesuffix("s"))
-        if known is None or not (power or "1").isdigit() or len(power) > 1:
+        if known is None or not (power or "1").removeprefix("-").isdigit() or len(power) > 2:
             return None
         exponent = sign * int(power or 1)
         for measure, degree in known[0].items():
@@ -104,5 +104,9 @@ def unit_name(unit: str) -> str:
     scale = unit.removeprefix("degrees ").removeprefix("degree ")
     if scale in ("celsius", "fahrenheit", "kelvin"):
         return scale
-    unit = unit if len(unit) < 3 or "/" in unit or unit.endswith(("ss", "us")) else unit.removesuffix("s")
+    unit = (
+        unit
+        if len(unit) < 3 or unit.endswith(" s") or "/" in unit or unit.endswith(("ss", "us"))
+        else unit.removesuffix("s")
+    )
     return _ALIASES.get(unit, unit)

@@ -37,21 +37,54 @@ DENIALS = _words(
 BOUNDS = _words("than less more greater fewer above below under over least most but")
 """Words that make a bound, or an exception, of what they stand beside."""
 
-_HEDGES = _words(
-    "maybe perhaps possibly probably or so ish and if when while otherwise else either both any some several many much"
-    " few all every too only almost nearly about around approximately roughly up down to from by between is are was"
-    " were be isn't"
+# The same as parts of patterns, for running text.
+NOT = r"(?:\b(?:not|never|neither|nor|cannot)\b|n['’]t\b|不|非)"
+"""What denies the words behind it."""
+
+WRONG = "wrong|incorrect|false|untrue|invalid|impossible|mistaken|a mistake|excluded|eliminated"
+"""What is said of an answer that is none."""
+
+DENYING = (
+    rf"(?:\b(?:{'|'.join(sorted(DENIALS - {'no'}))}|no(?!\s+doubt)|non|mistake|fail\w*|exclud\w*|eliminat\w*"
+    r"|rul(?:e|es|ed|ing) out|(?:instead|short) of|(?:rather|other) than|anything but|if only"
+    r"|too (?:small|large|big|low|high|few|many))\b|n['’]t\b|不|非|错)"
+)
+"""What denies a value in the same clause."""
+
+COMPARED = "(?:more|less|greater|fewer|larger|smaller|bigger|higher|lower|other|different) (?:than|from)|apart from"
+"""What makes a bound of a value behind it, or says that it is another."""
+
+TIMES = (
+    "minus|negative|half|twice|double|triple|thrice"
+    "|(?:negation|opposite|reciprocal|inverse|square|cube|(?:square |cube )?root|logarithm|complement|factorial) of"
+)
+"""What makes another value of one behind it."""
+
+_DOUBTS = _words("maybe perhaps possibly probably or ish if when otherwise else either any almost nearly")
+_HEDGES = _DOUBTS | _words(
+    "so and while both some several many much few all every too only about around approximately roughly up down to"
+    " from by between is are was were be isn't"
 )
 _OPERATIONS = _words(
     "minus plus times factorial negative negation reciprocal inverse opposite conjugate complement root radical power"
     " exponent double triple quadruple twice thrice once mod modulo percent percentage permille permil logarithm log"
-    " absolute squared cubed basis"
+    " absolute squared cubed basis fraction numerator denominator decimal ratio remainder"
 )
+_TURNS = _words(
+    "minus plus times negative negation reciprocal inverse opposite conjugate complement double triple quadruple twice"
+    " thrice once half quarter third square cube squared cubed doubled tripled halved negated inverted reversed"
+)
+"""Of the operations those that are no name of a result, as "root" and "power" are."""
+
+_THE_ANSWER = _words("a an the of to answer answers result results value values solution number it its this that is")
+"""What says nothing about a value but that it is one."""
+
 _CHANGES = DENIALS | BOUNDS | _HEDGES | _OPERATIONS | _MORE_MULTIPLES | NUMBERS.keys() | MULTIPLES.keys()
 _PARTICIPLE = re.compile(r"[a-z]*[aeiouy][a-z]*(?<!e)ed")
 _ADVERB = re.compile(r"[a-z]{2,}ly")
 _VOWEL = re.compile(r"[aeiouy]")
 _JOINING = frozenset({"per", "of", "in", "for", "each", "total", "altogether", "left"})
+_TOGETHER = frozenset({"total", "altogether", "left"})
 _MOST_NOUNS = 2
 _SHORTEST_NOUN = 3
 
@@ -60,6 +93,14 @@ def denies(words: str) -> bool:
     """Whether ``words`` before a value say that it is not the answer, or only a bound of it."""
     found = re.findall(r"[a-z']+", words.casefold())
     return any(word in DENIALS or word in BOUNDS or word.endswith("n't") for word in found)
+
+
+def takes_back(label: str) -> bool:
+    """Whether a label says that what it stands before is not the answer, or leaves it open: "not", "minus", "maybe"."""
+    parts = [part for part in re.findall(r"[a-z']+", label.casefold()) if part not in _THE_ANSWER]
+    if denies(label) or names_a_number(label):
+        return True
+    return bool(parts) and all(part in _TURNS or part in _DOUBTS for part in parts)
 
 
 def names_a_number(words: str) -> bool:
@@ -88,7 +129,9 @@ def says_of_what(words: str) -> bool:
     participle or adverb, and no abbreviation, which may be any of these.
     """
     parts = [part for part in re.findall(r"[a-z]+", words.casefold()) if part not in _JOINING]
-    return 0 < len(parts) <= _MOST_NOUNS and not any(map(_may_change_a_value, parts))
+    if not parts:
+        return words.split()[-1] in _TOGETHER
+    return len(parts) <= _MOST_NOUNS and not any(map(_may_change_a_value, parts))
 
 
 def _may_change_a_value(word: str) -> bool:

@@ -10,9 +10,26 @@ _FEWEST_WORDS = 3
 """From here on, what is not mathematics is a sentence: right only where gold is the same one."""
 
 _TIME = re.compile(
-    r"\s*\$?([0-9]{1,2})(?::([0-5][0-9]))?\s*(?:\\(?:text|mathrm)\{)?[\s~]*(?:([AaPp])\.?\s*[Mm]\.?)?\s*\}?\$?\.?\s*"
+    r"\s*\$?(?:\\(?:text|mathrm)\{\s*)?([0-9]{1,2})(?:(?:\\!|\{)?:(?:\\!|\})?([0-5][0-9]))?\s*(?:\\(?:text|mathrm)\{)?[\s~]*(?:([AaPp])\.?\s*[Mm]\.?)?\s*\}?\$?\.?\s*"
 )
 _HALVES: dict[str, Literal["am", "pm"]] = {"a": "am", "p": "pm"}
+_MONTHS = {name[:3]: name for name in (
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "december",
+)}  # fmt: skip
+_MONTH = "|".join(
+    rf"{name}|{name[:3]}\.?|sept\.?" if name[0] == "s" else rf"{name}|{name[:3]}\.?" for name in _MONTHS.values()
+)
+_DAY = r"(?:0?[1-9]|[12][0-9]|3[01])"
+_DATE = re.compile(
+    rf"\s*(?:the\s+)?(?:(?P<month>{_MONTH})\s*(?P<day>{_DAY})(?:st|nd|rd|th)?(?:,?\s*(?P<year>[0-9]{{4}}))?"
+    rf"|(?P<other_day>{_DAY})(?:st|nd|rd|th)?\s*(?:of\s+)?(?P<other_month>{_MONTH})(?:,?\s*(?P<other_year>[0-9]{{4}}))?)"
+    r"[\s.]*",
+    re.IGNORECASE,
+)
+_TEXT_MARKS = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mbox)\s*\{|[{}$]|\^|\\[, ]")
+_DIGIT = re.compile("[0-9]")
+_LONGEST_DATE = 60
 _PROSE = re.compile(r"[A-Za-z0-9\s,.;:!?'\"$()\-]+")
 _SENTENCE_PARTS = re.compile(r"[a-z]+|-?[0-9]+(?:\.[0-9]+)?|[()]")
 _INTRODUCTION = re.compile(
@@ -43,6 +60,17 @@ def time_of_day(text: str) -> Clock | None:
     if match is None or not (match[2] or match[3]) or int(match[1]) > 24:
         return None
     return Clock(int(match[1]), int(match[2] or 0), _HALVES[match[3].lower()] if match[3] else "")
+
+
+def date(text: str) -> Text | None:
+    """``March 5``, ``5th of March``, ``Mar. 5, 2020``, written in one way; None if it is none."""
+    possible = len(text) <= _LONGEST_DATE and _DIGIT.search(text)
+    match = _DATE.fullmatch(_TEXT_MARKS.sub("", text)) if possible else None
+    if match is None:
+        return None
+    month = _MONTHS[(match["month"] or match["other_month"])[:3].casefold()]
+    day = match["day"] or match["other_day"]
+    return Text(" ".join(filter(None, (month, day.lstrip("0"), match["year"] or match["other_year"]))))
 
 
 def introduced(text: str) -> str | None:

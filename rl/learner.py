@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from deltarl.model.checkpoint import load_model
-from deltarl.model.config import mlp_kinds
+from deltarl.model.hybrid import HybridForCausalLM
+from deltarl.model.policy import load_policy, uses_every_parameter
 from deltarl.model.value import PolicyWithValues
 from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample, micro_batches
@@ -57,16 +57,16 @@ class Learner:
         self.max_tokens = max_tokens or 0
         self.config, self.temperature, self.version = config, temperature, 0
         self.skipped = 0  # optimizer steps in a row
-        model = load_model(model_path)
-        unused = "sparse" in mlp_kinds(model.config)  # an expert may get no token
-        ddp = DistributedDataParallelKwargs(find_unused_parameters=unused)
+        model = load_policy(model_path)
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
         self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp])
-        self.reference = load_model(model_path).to(self.accelerator.device).eval() if config.beta > 0 else None
+        self.reference = load_policy(model_path).to(self.accelerator.device).eval() if config.beta > 0 else None
         betas = (config.adam_beta1, config.adam_beta2)
         optimizer = adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=betas)
         self.critic: Critic | None = None
         module: nn.Module = model
         if config.baseline == "critic":
+            assert isinstance(model, HybridForCausalLM)  # else refused before the run
             total_updates = max(1, total_updates - config.critic.warmup_updates * config.num_minibatches)
             head: nn.Module
             if config.critic.trunk == "shared":
@@ -164,9 +164,9 @@ class Learner:
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, on every rank."""
-        self._unwrapped().load_state_dict(load_model(folder).state_dict())
+        self._unwrapped().load_state_dict(load_policy(folder).state_dict())
         if self.reference is not None and self.config.reference_interval:
-            self.reference.load_state_dict(load_model(folder / REFERENCE).state_dict())
+            self.reference.load_state_dict(load_policy(folder / REFERENCE).state_dict())
         state = load_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler)
         self.version, self.skipped = state["version"], state["skipped"]
         if self.critic is not None:

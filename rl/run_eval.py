@@ -15,7 +15,6 @@ from deltarl.rl.config import RunConfig
 
 def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
     """The metrics of `evaluate.eval_metrics` and the checkpoint they belong to."""
-    from deltarl.model.checkpoint import load_model
     from deltarl.reward.batch import TrainerState
     from deltarl.reward.rewards import Scorer
     from deltarl.rl.checkpoint import CheckpointStore
@@ -23,25 +22,27 @@ def evaluate_checkpoint(config: RunConfig) -> dict[str, float | str]:
     from deltarl.rl.fleets import scorer_arguments
     from deltarl.rl.problem_set import ProblemSet
     from deltarl.rl.warm_start import load_tokenizer
-    from deltarl.rollout.engine import Engine
+    from deltarl.rollout.worker import make_backend
 
     path = CheckpointStore(config.run_dir, config.checkpoint.keep).latest() or config.model.path
     if path is None:
         raise ConfigError(f"{config.run_dir} has no checkpoint; run the recipe first, or give model.path=FOLDER")
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
+    sampler = make_backend(config.rollout.backend, str(path), max_num_seqs=config.rollout.max_num_seqs)
     scorer = Scorer(**scorer_arguments(config))
     try:
         episodes = evaluate(
             problems.tests,
             config,
             tokenizer=tokenizer,
-            sampler=Engine(load_model(path), max_num_seqs=config.rollout.max_num_seqs),
+            sampler=sampler,
             scorer=scorer,
             state=TrainerState(config.steps, config.steps),  # as at the end: no warm-up hides a reward
         )
     finally:
         scorer.close()
+        sampler.close()
     return {"checkpoint": str(path), **eval_metrics(episodes, config.reward.timeout)}
 
 

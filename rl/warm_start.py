@@ -1,6 +1,7 @@
 """The model a run starts from: a checkpoint or a new small model, supervised on worked solutions if asked for."""
 
 import logging
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 from datasets import Dataset, disable_progress_bars
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
-    KimiLinearConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
@@ -22,9 +24,9 @@ from trl import SFTConfig as TRLSFTConfig
 from trl import SFTTrainer
 
 from deltarl.kernels.precision import without_sampler
-from deltarl.model.checkpoint import load_model
 from deltarl.model.config import hybrid_config, layer_kinds
 from deltarl.model.hybrid import HybridForCausalLM
+from deltarl.model.policy import is_hybrid, load_trainable
 from deltarl.model.tokenizer import byte_tokenizer
 from deltarl.rl.config import ModelConfig, RunConfig, SFTConfig
 from deltarl.rl.metrics import MetricsWriter
@@ -44,14 +46,27 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def check_context(config: RunConfig) -> None:
-    """Refuses prompts and answers that together exceed what the checkpoint takes.
+    """Refuses what the checkpoint does not take: prompts and answers that are too long together, or the backend.
 
     Raises:
-        ValueError: they do.
+        ValueError: what is wrong.
     """
+    hybrid = config.model.path is None or is_hybrid(config.model.path)
+    if config.learner.baseline == "critic" and not hybrid:
+        raise ValueError(
+            f"learner.baseline = 'critic' puts a value head on our hybrid, and {config.model.path} is another model: "
+            "choose another baseline (algorithm=grpo, for instance)"
+        )
+    if config.rollout.backend == ("transformers" if hybrid else "native"):
+        what, instead = ("a hybrid", "native") if hybrid else ("no hybrid", "transformers")
+        raise ValueError(
+            f"rollout.backend = {config.rollout.backend!r} does not sample this model, which is {what}: "
+            f"set rollout.backend={instead}, or vllm"
+        )
     if config.model.path is None:
         return  # RunConfig has checked it
-    limit = KimiLinearConfig.from_pretrained(config.model.path).max_position_embeddings
+    # Models without one take any length.
+    limit = getattr(AutoConfig.from_pretrained(config.model.path), "max_position_embeddings", math.inf)
     asked = config.data.max_prompt_tokens + config.rollout.max_tokens
     if asked > limit:
         raise ValueError(
@@ -86,8 +101,8 @@ def starting_point(
     if folder.is_dir():
         return folder
     source = config.model.path
-    model = load_model(source) if source else new_model(config.model, len(tokenizer), config.seed)
-    log.info("model: %s parameters, layers %s", f"{model.num_parameters():,}", _pattern(model))
+    model = load_trainable(source) if source else new_model(config.model, len(tokenizer), config.seed)
+    log.info("model: %s parameters, %s", f"{model.num_parameters():,}", _kind(model))
     partial = folder.with_name(f".partial_{folder.name}")
     if config.sft is not None:
         supervise(model, tokenizer, demonstrations, config.sft, folder.parent / "sft", config.seed)
@@ -111,7 +126,7 @@ class WarmStart:
 
 
 def supervise(
-    model: HybridForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Sequence[Mapping[str, str]],
     config: SFTConfig,
@@ -188,5 +203,7 @@ class _LogToJsonl(TrainerCallback):
             self._writer.log(state.global_step, row)
 
 
-def _pattern(model: HybridForCausalLM) -> str:
-    return "".join("K" if kind == "linear_attention" else "A" for kind in layer_kinds(model.config))
+def _kind(model: PreTrainedModel) -> str:
+    if not isinstance(model, HybridForCausalLM):
+        return type(model).__name__
+    return "layers " + "".join("K" if kind == "linear_attention" else "A" for kind in layer_kinds(model.config))

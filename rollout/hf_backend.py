@@ -27,7 +27,6 @@ from deltarl.rollout.outputs import RequestOutput
 from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.sampling_rows import check_params
 from deltarl.rollout.sequence import Request, Sample
-from deltarl.rollout.stop_strings import StopStrings
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ class HFBackend(RolloutBackend):
                 f"the model's logits are not finite under weights version {self.weight_version}; "
                 "the learner has diverged (lower the learning rate) or the checkpoint is damaged"
             )
-        return [RequestOutput(r.id, r.prompt, [s.output(s.answer, self._text(s)) for s in r.samples]) for r in requests]
+        return [RequestOutput(r.id, r.prompt, [s.output(self.tokenizer) for s in r.samples]) for r in requests]
 
     def load_weights(self, update: WeightUpdate) -> None:
         """Takes over published weights, verified by checksum. No state outlives a call of `generate`."""
@@ -209,18 +208,8 @@ class HFBackend(RolloutBackend):
             raise ValueError("SamplingParams.stop needs a backend with a tokenizer")
         request = Request(str(i), i, prompt, params)
         for index in range(params.n):
-            sample = Sample(request, index)
-            if params.stop and self.tokenizer is not None:
-                sample.stop = StopStrings(self.tokenizer, params.stop, params.min_tokens)
-            request.samples.append(sample)
+            request.add_sample(index, self.tokenizer)
         return request
-
-    def _text(self, sample: Sample) -> str | None:
-        if self.tokenizer is None:
-            return None
-        if sample.stop is not None:
-            return sample.stop.text
-        return str(self.tokenizer.decode(sample.answer.token_ids, skip_special_tokens=True))
 
     @torch.no_grad()
     def _batches_continuously(self) -> bool:

@@ -29,7 +29,8 @@ class Drawer:
         """The next token `[n]` int64 of each of `samples`, from `[n, vocab]` logits; says which ones are finished."""
         if list(samples) != self._rows.samples:
             self._seat(samples)
-        self._rows.draw(logits.float(), self._weight_version)
+        self._rows.logits[: len(logits)] = logits
+        self._rows.draw(self._weight_version)
         return self._rows.last_token[: len(samples)]
 
     def limit(self, sample: Sample) -> int:
@@ -39,9 +40,7 @@ class Drawer:
 
     def write_back(self) -> None:
         """Gives the samples of the last step their answers."""
-        rows = list(range(self._rows.active))
-        for sample, answer in zip(self._rows.samples, self._rows.answers(rows) if rows else [], strict=True):
-            sample.answer = answer
+        self._rows.fetch(list(range(self._rows.active)))
 
     def _seat(self, samples: Sequence[Sample]) -> None:
         """Other samples than in the last step, or in another order: new rows, which go on from the answers so far."""

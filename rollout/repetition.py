@@ -56,6 +56,10 @@ class RepetitionRows:
         for tensor in (self._largest, self._smallest, self._count, self._run):
             tensor[target] = tensor[source]
 
+    def asked(self, active: int) -> bool:
+        """Whether one of rows `0..active-1` asks."""
+        return bool(self._widest[:active].any())
+
     def repeats(self, active: int, tokens: Tensor, length: Tensor) -> Tensor | None:
         """Whether the answers of rows `0..active-1` now end in a repetition; to be called once after every draw.
 

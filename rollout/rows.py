@@ -5,11 +5,12 @@ All bookkeeping of a step is tensor arithmetic over the rows; Python touches a s
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from deltarl.rollout.cuda_graphs import CudaGraphs, row_bucket
 from deltarl.rollout.repetition import RepetitionRows
-from deltarl.rollout.sampling_rows import SamplingRows
-from deltarl.rollout.sequence import Answer, Sample
+from deltarl.rollout.sampler import Draw
+from deltarl.rollout.sampling_rows import Plain, SamplingRows
+from deltarl.rollout.sequence import Sample
 
 STOPPED, BROKEN, REPEATS = 1, 2, 4  # what the device finds out about a row
 
@@ -20,12 +21,16 @@ class Rows:
     Attributes:
         samples: those of the live rows.
         last_token: `[S]` token to feed next.
+        logits: `[S, vocab]` fp32 that the next token is drawn from.
         generated, limit: `[S]` on the host, tokens sampled and most tokens to sample.
     """
 
-    def __init__(self, num_rows: int, max_tokens: int, vocab_size: int, device: torch.device):
+    def __init__(
+        self, num_rows: int, max_tokens: int, vocab_size: int, device: torch.device, graphs: CudaGraphs | None = None
+    ):
         self.samples: list[Sample] = []
         self.last_token = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self.logits = torch.zeros(num_rows, vocab_size, device=device)
         self.generated = np.zeros(num_rows, np.int64)
         self.limit = np.zeros(num_rows, np.int64)
         self._generated = torch.zeros_like(self.last_token)
@@ -34,6 +39,9 @@ class Rows:
         self._tokens = torch.zeros(num_rows, max_tokens, dtype=torch.int64, device=device)
         self._logprobs = torch.zeros(2, num_rows, max_tokens, device=device)
         self._versions = torch.zeros(num_rows, max_tokens, dtype=torch.int32, device=device)
+        self._weight_version = torch.zeros((), dtype=torch.int32, device=device)
+        self._flags = torch.zeros_like(self.last_token)
+        self._graphs = graphs
 
     @property
     def active(self) -> int:
@@ -72,33 +80,47 @@ class Rows:
                 self.last_token[row] = a.token_ids[-1]
         self.samples += samples
 
-    def draw(self, logits: Tensor, weight_version: int) -> list[int]:
-        """Draws the next token of every live row from `[active, vocab]` logits.
+    def draw(self, weight_version: int) -> list[int]:
+        """Draws the next token of every live row from its `logits`.
 
         Returns:
             The rows whose sample is complete with it, in order; the samples say why.
         """
-        active = self.active
-        rows, index = slice(active), torch.arange(active, device=logits.device)
-        at = self._generated[rows]
-        draw, top = self._sampling.draw(active, logits, at)
-        self.last_token[rows] = draw.token
-        self._tokens[index, at] = draw.token
-        self._logprobs[0, index, at], self._logprobs[1, index, at] = draw.logprob, draw.sampling_logprob
-        self._versions[index, at] = weight_version
-        self._generated[rows] += 1
-        self.generated[rows] += 1
-        flags = STOPPED * self._sampling.stopped(active, draw.token)
-        flags += BROKEN * ~torch.isfinite(logits).all(-1)
-        repeats = self._repetition.repeats(active, self._tokens, self._generated[rows])
-        if repeats is not None:
-            flags += REPEATS * repeats
+        active, top = self.active, None
+        self._weight_version.fill_(weight_version)
+        plain = self._sampling.plain(active) if self._graphs and not self._repetition.asked(active) else None
+        if self._graphs and plain is not None:
+            rows = row_bucket(active, len(self.last_token))
+            self._graphs.run(("draw", rows, *plain), lambda: self._draw_plain(rows, plain))
+        else:
+            draw, top = self._sampling.draw(active, self.logits[:active], self._generated[:active])
+            self._take_down(draw)
+            repeats = self._repetition.repeats(active, self._tokens, self._generated[:active])
+            if repeats is not None:
+                self._flags[:active] += REPEATS * repeats
+        self.generated[:active] += 1
         if top is not None:
             ids, logprobs = (x.tolist() for x in top)
             for i, sample in enumerate(self.samples):
                 if (n := sample.request.params.logprobs) is not None:
                     sample.answer.top_logprobs.append(dict(zip(ids[i][:n], logprobs[i][:n], strict=True)))
-        return self._ended(flags.cpu().numpy())
+        return self._ended(self._flags[:active].cpu().numpy())
+
+    def _draw_plain(self, rows: int, plain: Plain) -> None:
+        self._take_down(self._sampling.draw_plain(plain, self.logits[:rows], self._generated[:rows]))
+
+    def _take_down(self, draw: Draw) -> None:
+        """Notes the tokens of the first rows, and what the device knows of what becomes of them."""
+        rows = len(draw.token)
+        index = torch.arange(rows, device=draw.token.device)
+        at = self._generated[:rows].clamp_max(self._tokens.shape[1] - 1)  # rows that are not live run past the end
+        self.last_token[:rows] = draw.token
+        self._tokens[index, at] = draw.token
+        self._logprobs[0, index, at], self._logprobs[1, index, at] = draw.logprob, draw.sampling_logprob
+        self._versions[index, at] = self._weight_version
+        self._generated[:rows] += 1
+        flags = STOPPED * self._sampling.stopped(rows, draw.token)
+        self._flags[:rows] = flags + BROKEN * ~torch.isfinite(self.logits[:rows]).all(-1)
 
     def _ended(self, flags: np.ndarray) -> list[int]:
         """Finds the rows that are complete; `flags` `[active]` are what the device found out about each."""
@@ -127,18 +149,21 @@ class Rows:
     def _last_tokens(self, rows: list[int]) -> list[int]:
         return self.last_token[torch.tensor(rows, device=self.last_token.device)].tolist() if rows else []
 
-    def answers(self, rows: list[int]) -> list[Answer]:
-        """What was sampled in each of some rows."""
-        used = [int(self.generated[row]) for row in rows]
-        index, longest = torch.tensor(rows, device=self.last_token.device), max([0, *used])
-        tokens, versions = self._tokens[index, :longest].tolist(), self._versions[index, :longest].tolist()
-        logprobs, sampling = self._logprobs[:, index, :longest].tolist()
-        return [
-            Answer(
-                tokens[i][:n], logprobs[i][:n], sampling[i][:n], versions[i][:n], self.samples[row].answer.top_logprobs
-            )
-            for i, (row, n) in enumerate(zip(rows, used, strict=True))
-        ]
+    def fetch(self, rows: list[int]) -> None:
+        """Brings the answers of some rows' samples up to date; only what is new comes from the device."""
+        if not rows:
+            return
+        answers = [self.samples[row].answer for row in rows]
+        known, used = [len(a.token_ids) for a in answers], self.generated[rows].tolist()
+        index, new = torch.tensor(rows, device=self.last_token.device), slice(min(known), max(used))
+        tokens, versions = self._tokens[index, new].tolist(), self._versions[index, new].tolist()
+        logprobs, sampling = self._logprobs[:, index, new].tolist()
+        for i, answer in enumerate(answers):
+            mine = slice(known[i] - new.start, used[i] - new.start)
+            answer.token_ids += tokens[i][mine]
+            answer.logprobs += logprobs[i][mine]
+            answer.sampling_logprobs += sampling[i][mine]
+            answer.weight_versions += versions[i][mine]
 
     def remove(self, rows: list[int]) -> list[tuple[int, int]]:
         """Takes rows out and closes the gaps with rows from the end.

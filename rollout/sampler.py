@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deltarl.kernels.logprobs import chosen_logprobs
+
 _ONE = 2.0**52  # weight of probability 1: a whole vocabulary adds up to about this, and fp64 has all integers to 2^53
 
 
@@ -84,8 +86,8 @@ def sample(
     """
     greedy = temperature == 0
     scale = temperature.masked_fill(greedy, 1.0).unsqueeze(-1)
-    raw = torch.log_softmax(logits / scale, -1)
-    logprobs = raw if adjusted is None else torch.log_softmax(adjusted / scale, -1)
+    z = logits / scale
+    logprobs = torch.log_softmax(z if adjusted is None else adjusted / scale, -1)
     weight = logprobs.double().exp_().mul_(_ONE).floor_()
     left = weight
     if min_p is not None:
@@ -100,12 +102,12 @@ def sample(
     if greedy_rows:
         best = (logits if adjusted is None else adjusted).argmax(-1, keepdim=True)
         token = torch.where(greedy.unsqueeze(-1), best, token)
-    sampling = logprobs.gather(-1, token)
+    logprob = chosen_logprobs(z, token.squeeze(-1), logprobs if adjusted is None else None).unsqueeze(-1)
+    sampling = logprob if adjusted is None else logprobs.gather(-1, token)
     if left is not weight:
         # A row that lost nothing keeps the number it has where nobody truncates.
         renormalised = (left.gather(-1, token) / total).log().float()
         sampling = torch.where(weight.sum(-1, keepdim=True) == total, sampling, renormalised)
-    logprob = raw.gather(-1, token)
     return Draw(token.squeeze(-1), logprob.squeeze(-1), sampling.squeeze(-1).masked_fill(greedy, 0.0))
 
 

@@ -7,6 +7,7 @@ nothing, and does no Python work per row.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntFlag, auto
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,13 @@ class _Plan:
     need: int
     top: TopKTopP | None
     top_n: int
+
+
+class Plain(NamedTuple):
+    """The key of a captured draw: whether some row is greedy, and how wide the table of stop tokens is."""
+
+    greedy: bool
+    stop_width: int
 
 
 class SamplingRows:
@@ -160,6 +168,19 @@ class SamplingRows:
             ones = torch.ones(active, 1, dtype=torch.int32, device=self._device)
             self._count[:active].scatter_add_(1, draw.token.unsqueeze(-1), ones)
         return draw, top_tokens(logits, temperature, plan.top_n) if plan.top_n >= 0 else None
+
+    def plain(self, active: int) -> Plain | None:
+        """What a draw depends on where no row asks for more than a temperature; None if one does."""
+        plan = self._plan_for(active)
+        if plan.need & ~_Need.GREEDY or plan.top_n >= 0:
+            return None
+        return Plain(bool(plan.need & _Need.GREEDY), self._stop.shape[1])
+
+    def draw_plain(self, plain: Plain, logits: Tensor, position: Tensor) -> Draw:
+        """`draw` for such rows, with nothing decided on the host; also for more rows than run."""
+        rows = len(logits)
+        drawn = uniform(self._seed[:rows], position)
+        return sample(logits, self._temperature[:rows], drawn, greedy_rows=plain.greedy)
 
     def stopped(self, active: int, token: Tensor) -> Tensor:
         """Whether `token` `[active]` int64 is one of its row's `stop_token_ids`; `[active]` bool."""

@@ -1,8 +1,11 @@
 """Requests and samples as the engine keeps track of them, on the host."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+from transformers import PreTrainedTokenizerBase
 
 from deltarl.model.cache import RowState
+from deltarl.rollout.detokenizer import Detokenizer
 from deltarl.rollout.outputs import CompletionOutput, FinishReason
 from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.rng import derive_seed
@@ -19,13 +22,18 @@ class Answer:
     weight_versions: list[int] = field(default_factory=list)
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
 
+    def copy(self) -> "Answer":
+        """One that stays as it is when this one grows."""
+        return Answer(*(list(getattr(self, f.name)) for f in fields(self)))
+
 
 @dataclass(eq=False)
 class Sample:
     """One of the samples of a request.
 
     Attributes:
-        answer: what was sampled before it came to its row, and in the end all of it.
+        answer: what was sampled, as far as it is known on the host: all but what its row has got since.
+        prefilled: tokens of the answer that were last computed with the prompt, the others one by one as sampled.
         state: where it goes on from, if it was taken out of its row.
         stop: finds its stop strings, if it has any.
     """
@@ -33,16 +41,20 @@ class Sample:
     request: "Request"
     index: int
     answer: Answer = field(default_factory=Answer)
+    prefilled: int = 0
     state: RowState | None = None
     stop: StopStrings | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    _detokenizer: Detokenizer | None = field(default=None, init=False)
 
     @property
     def seed(self) -> int:
         return derive_seed(self.request.params.seed, self.index)
 
-    def output(self, answer: Answer, text: str | None) -> CompletionOutput:
+    def output(self, tokenizer: PreTrainedTokenizerBase | None) -> CompletionOutput:
+        """What is known of it, which may be asked again and again: only the new tokens are decoded."""
+        answer = self.answer.copy()
         return CompletionOutput(
             index=self.index,
             token_ids=answer.token_ids,
@@ -51,9 +63,17 @@ class Sample:
             weight_versions=answer.weight_versions,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
-            text=text,
+            text=None if tokenizer is None else self._text(tokenizer),
             top_logprobs=None if self.request.params.logprobs is None else answer.top_logprobs,
         )
+
+    def _text(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        if self.stop is not None:
+            return self.stop.text
+        if self._detokenizer is None:
+            self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer.feed(self.answer.token_ids[self._detokenizer.fed :])
+        return self._detokenizer.text
 
 
 @dataclass(eq=False)
@@ -68,6 +88,22 @@ class Request:
     prompt: list[int]
     params: SamplingParams
     samples: list[Sample] = field(default_factory=list)
+
+    def add_sample(
+        self,
+        index: int,
+        tokenizer: PreTrainedTokenizerBase | None,
+        answer: Answer | None = None,
+        prefilled: int = 0,
+        state: RowState | None = None,
+    ) -> None:
+        """A new sample, or one that goes on; args are as for `Sample`. Stop strings need a tokenizer."""
+        sample = Sample(self, index, answer or Answer(), prefilled, state)
+        if self.params.stop:
+            assert tokenizer is not None
+            sample.stop = StopStrings(tokenizer, self.params.stop, self.params.min_tokens)
+            sample.stop.feed(sample.answer.token_ids)
+        self.samples.append(sample)
 
     @property
     def finished(self) -> bool:

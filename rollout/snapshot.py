@@ -11,7 +11,7 @@ from deltarl.model.cache import RowState
 from deltarl.rollout.params import RepetitionDetection, SamplingParams
 from deltarl.rollout.sequence import Answer
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Snapshot:
 
     Attributes:
         index: which of the samples of its request.
-        weight_version: of the weights that `state` comes from.
+        prefilled: tokens of the answer that were last computed with the prompt, the others one by one as sampled.
+        weight_version: of the engine that it was taken out of. `state_versions` says which weights `state` comes from.
         state: None if it has no token yet, or is to be computed from the tokens again.
     """
 
@@ -28,6 +29,7 @@ class Snapshot:
     params: SamplingParams
     index: int
     answer: Answer
+    prefilled: int
     weight_version: int
     state: RowState | None
 
@@ -35,6 +37,15 @@ class Snapshot:
     def nbytes(self) -> int:
         """Of the state: a constant for the KDA layers, and the latents of the attention layers."""
         return 0 if self.state is None else self.state.nbytes
+
+    @property
+    def state_versions(self) -> tuple[int, ...]:
+        """Of the weights that `state` was computed with; several if it was kept when new weights came.
+
+        A token is fed under the weights that sample the next one, and the prompt under those of the first.
+        """
+        fed = [] if self.state is None else self.answer.weight_versions[self.prefilled :]
+        return tuple(dict.fromkeys(fed))
 
     def without_state(self) -> "Snapshot":
         """One that is to be computed from its tokens again, under whatever weights the engine then has."""
@@ -53,6 +64,7 @@ class Snapshot:
             "params": params,
             "index": self.index,
             "answer": asdict(self.answer),
+            "prefilled": self.prefilled,
             "weight_version": self.weight_version,
             "length": None if self.state is None else self.state.length,
         }
@@ -87,6 +99,7 @@ class Snapshot:
             SamplingParams(**params),
             about["index"],
             Answer(**answer),
+            about["prefilled"],
             about["weight_version"],
             state,
         )

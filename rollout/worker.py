@@ -25,19 +25,23 @@ def make_backend(
         ValueError: an unknown name, or the hybrid for transformers, whose class of it names its weights otherwise.
     """
     if name == "native":
+        import torch
+
         from deltarl.model.checkpoint import load_model
         from deltarl.rollout.engine import Engine
 
-        return Engine(load_model(model_path), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(model_path)
+        torch.nn.Module.to(model, device)  # transformers' own `to` says nothing of devices to a type checker
+        return Engine(model, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     if name == "transformers":
-        from transformers import AutoConfig, AutoModelForCausalLM
-
+        from deltarl.model.hf_policy import load_causal_lm
+        from deltarl.model.policy import is_hybrid
         from deltarl.rollout.hf_backend import HFBackend
 
-        if AutoConfig.from_pretrained(model_path).model_type == "kimi_linear":
+        if is_hybrid(model_path):
             raise ValueError(f'{model_path} is a hybrid: have the "native" backend sample it, or "vllm"')
-        model = AutoModelForCausalLM.from_pretrained(model_path)
-        return HFBackend(model, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        return HFBackend(load_causal_lm(model_path), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     if name == "vllm":
         from deltarl.rollout.vllm.backend import VLLMEngine
 

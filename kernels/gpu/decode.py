@@ -21,6 +21,7 @@ from deltarl.kernels.gpu.norm import gated, norm_scale
 from deltarl.kernels.gpu.ops import (
     INTERPRETED,
     TRITON_DTYPES,
+    capability,
     column_squares,
     exponential,
     multiprocessors,
@@ -33,6 +34,9 @@ from deltarl.kernels.gpu.ops import (
 from deltarl.kernels.gpu.prepare import ANCHOR, LN2, fall, lowered
 from deltarl.kernels.gpu.rows import cumulative, log_decay, unit_columns, unit_lower_inverse
 from deltarl.kernels.gpu.slots import SlotState
+
+# Programs a multiprocessor, up to which states are fetched into L2 early: of more, some would be evicted again.
+FEW = 64
 
 
 @triton.jit
@@ -72,12 +76,23 @@ def _remembered(ring, channel, position, D: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def prefetch(x, SIZE: tl.constexpr):
-    """Has SIZE fp32 values on their way to the L2 cache, while the program computes what it will read them with."""
+def prefetch(x, BYTES: tl.constexpr, BULK: tl.constexpr):
+    """Has BYTES on their way to the L2 cache, while the program computes what it will read them with.
+
+    BULK: one instruction of one thread, which Hopper is the first to have; else one for every cache line.
+    """
     if not INTERPRETED:
-        lines = (x + tl.arange(0, SIZE // 32) * 32).to(tl.int64)
-        code: tl.constexpr = "prefetch.global.L2 [$1]; mov.b32 $0, 0;"
-        tl.inline_asm_elementwise(code, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
+        if BULK:
+            bulk: tl.constexpr = (
+                "{ .reg .pred first; .reg .u32 thread; mov.u32 thread, %tid.x; setp.eq.u32 first, thread, 0; "
+                "@first cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }"
+            )
+            size = tl.full([], BYTES, tl.int32)
+            tl.inline_asm_elementwise(bulk, "=r,l,r", [x.to(tl.int64), size], dtype=tl.int32, is_pure=False, pack=1)
+        else:
+            lines = x.to(tl.int64) + tl.arange(0, BYTES // 128) * 128
+            code: tl.constexpr = "prefetch.global.L2 [$1]; mov.b32 $0, 0;"
+            tl.inline_asm_elementwise(code, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
@@ -206,7 +221,7 @@ def decode_kernel(
     qkv_stride, g_stride, beta_stride, gate_stride, scale, lower_bound, eps,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr,
     GATE: tl.constexpr, OPERAND: tl.constexpr, ANCHOR: tl.constexpr, REPLAY: tl.constexpr,
-    PREFETCH: tl.constexpr, FOLD: tl.constexpr,
+    PREFETCH: tl.constexpr, BULK: tl.constexpr, FOLD: tl.constexpr,
 ):  # fmt: skip
     b, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     slot = tl.load(slots + b).to(tl.int64)
@@ -261,8 +276,8 @@ def decode_kernel(
 
         up = exponential(at_r + ANCHOR * LN2)
         k_up, q_up = rounded(key * up, OPERAND), rounded(query * up, OPERAND)
-        if PREFETCH:
-            prefetch(state, K * V)
+        if PREFETCH == "scores":
+            prefetch(state, 4 * K * V, BULK)
         scores = product(tl.trans(two_columns(k_up, q_up, C)), rounded(keys * fall(cum, ANCHOR), OPERAND))
         akk, aqk = row_of(scores, 0), row_of(scores, 1)
         inputs = two_columns(lowered(k_up, ANCHOR, OPERAND), lowered(q_up, ANCHOR, OPERAND), C)
@@ -272,6 +287,8 @@ def decode_kernel(
         akk = tl.where(row < r, write * akk, 0.0)
         tl.store(slot_l + home * C * C + r * C + row, akk)
         lower = tl.where((row == r)[:, None], akk[None, :], lower)
+        if PREFETCH == "inverse":
+            prefetch(state, 4 * K * V, BULK)
         solve = tl.trans(rounded(unit_lower_inverse(lower, C), OPERAND))
         attend = rounded(tl.where((row == 1)[None, :], tl.where(row <= r, aqk, 0.0)[:, None], 0.0), OPERAND)
         v = shared(v)
@@ -364,7 +381,8 @@ def decode_step(
             key_dim**-0.5 if scale is None else scale, gate.lower_bound, eps,
             H=heads, K=key_dim, V=value_dim, BV=value_dim // 2 if value_dim > 64 else value_dim, C=CHUNK, WIDTH=width,
             GATE=gate.kind, OPERAND=TRITON_DTYPES[operand], ANCHOR=ANCHOR[operand], REPLAY=not recurrent,
-            PREFETCH=batch * heads <= multiprocessors(qkv.device), FOLD=min(value_dim, 32),
+            PREFETCH="scores" if batch * heads <= FEW * multiprocessors(qkv.device) else "inverse",
+            BULK=capability(qkv.device) >= 9, FOLD=min(value_dim, 32),
             num_warps=4, num_stages=1, enable_fp_fusion=False, **registers(128),
         )  # fmt: skip
     return out

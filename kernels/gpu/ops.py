@@ -23,6 +23,12 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+@cache
+def capability(device: torch.device) -> int:
+    """Major compute capability of a GPU; 0 of a CPU."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
+
+
 def registers(most: int) -> dict[str, int]:
     """Launch option that caps the registers of a thread, so that more programs fit on a multiprocessor."""
     return {} if INTERPRETED.value else {"maxnreg": most}

@@ -8,9 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from deltarl.rollout.detokenizer import REPLACEMENT
 from deltarl.rollout.outputs import CompletionOutput, RequestOutput
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def settled(output: CompletionOutput, stop: Sequence[str]) -> str:

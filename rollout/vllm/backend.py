@@ -90,6 +90,7 @@ class VLLMEngine:
         cache_gib: int = 1,
         threads: int = 1,
         start_timeout: float = 600.0,
+        call_timeout: float = 3600.0,
         **options: Any,
     ):
         """Starts the process and waits until it has loaded the model.
@@ -102,7 +103,8 @@ class VLLMEngine:
             cache_gib: memory of the KV cache and the recurrent states, on a CPU.
             threads: OpenMP threads of the process. On a CPU, several processes with several each slow each other down
                 many times over.
-            start_timeout: seconds.
+            start_timeout, call_timeout: seconds that the start and any later call, such as `generate` for all its
+                prompts, may take; a process that takes longer is killed.
             options: further arguments of `vllm.LLM`, such as `gpu_memory_utilization`.
 
         Raises:
@@ -119,7 +121,7 @@ class VLLMEngine:
             arguments["max_model_len"] = max_model_len
         self._start = {"model": os.fspath(model), "options": arguments}
         self._env = _environment(cache_gib, threads, bool(arguments["enforce_eager"]))
-        self._start_timeout = start_timeout
+        self._start_timeout, self._call_timeout = start_timeout, call_timeout
         self._last: tuple[WeightUpdate, Probe | None] | None = None
         self._asleep = 0
         self.weight_version = 0
@@ -133,7 +135,8 @@ class VLLMEngine:
         Raises:
             ValueError: prompts or parameters that vLLM cannot take.
             WeightMismatchError: the last update failed halfway.
-            VLLMError: the process has failed or died, now or before: `restart` it and ask again.
+            VLLMError: the process has failed, died, or was killed because it took longer than `call_timeout`, now or
+                before: `restart` it and ask again.
         """
         every = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         if len(every) != len(prompts):
@@ -245,7 +248,7 @@ class VLLMEngine:
         if self._asleep:
             raise ValueError("the engine sleeps; wake_up first")
         try:
-            return self._process.call(name, arguments, arrays)
+            return self._process.call(name, arguments, arrays, timeout=self._call_timeout)
         except VLLMError as error:
             raise VLLMError(f"{error}\nrestart() starts another process with the last weights.") from error
 

@@ -1,9 +1,10 @@
 """A server process at the other end of a pipe: started, called, watched."""
 
 import os
+import signal
 import subprocess
 import tempfile
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Pipe
 from pathlib import Path
@@ -65,32 +66,47 @@ class ServerProcess:
         name: str,
         arguments: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray] | None = None,
-        timeout: float | None = None,
+        *,
+        timeout: float,
     ) -> Any:
         """What the call returns over there, after at most `timeout` seconds.
 
         Raises:
-            VLLMError: the process has died, failed, or was ended because it did not answer in time.
+            VLLMError: the process has died, failed, or was killed because it did not answer in time.
             ValueError, WeightMismatchError, ...: what the call raised there, see `ERRORS`.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            self._kill()
+
+        # A process that hangs can leave us sending, waiting or halfway through its answer: its death ends all of them.
+        timer = threading.Timer(timeout, kill)
+        timer.daemon = True
+        timer.start()
         try:
             protocol.call(self._pipe, name, arguments, arrays)
             while not self._pipe.poll(1.0):
                 if not self.alive:
                     raise EOFError
-                if deadline is not None and time.monotonic() > deadline:
-                    tail = self.log_tail()
-                    self.close(grace=0.0)
-                    raise VLLMError(f"vLLM gave no answer to {name!r} in {timeout:.0f} s and was ended.{tail}")
             return protocol.result(self._pipe, ERRORS)
         except (EOFError, OSError) as error:  # hung up, by either side
-            raise VLLMError(f"vLLM's process died during {name!r} ({self._exit()}).{self.log_tail()}") from error
+            if late.is_set():
+                raise VLLMError(
+                    f"vLLM's process {self.pid} gave no answer to {name!r} in {timeout:g} s and was killed."
+                    f"{self.log_tail()}"
+                ) from error
+            raise VLLMError(
+                f"vLLM's process {self.pid} died during {name!r} ({self._exit()}).{self.log_tail()}"
+            ) from error
         except protocol.RemoteError as error:
             raise VLLMError(f"vLLM failed during {name!r}: {error}.{self.log_tail()}") from error
         except KeyboardInterrupt:
             self.close(grace=0.0)  # its answer, still to come, would be taken for that of the next call
             raise
+        finally:
+            timer.cancel()
 
     def log_tail(self) -> str:
         text = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
@@ -102,9 +118,14 @@ class ServerProcess:
         try:
             self._process.wait(grace)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             self._process.wait()
         self._folder.cleanup()
+
+    def _kill(self) -> None:
+        """With whatever it has started: it leads a group of its own."""
+        if self.alive:
+            os.killpg(self.pid, signal.SIGKILL)
 
     def _exit(self) -> str:
         try:

@@ -87,5 +87,6 @@ def logits_of(model: HybridForCausalLM, ids: Tensor) -> Tensor:
 def prefill(model: HybridForCausalLM, prompts: list[Tensor], max_len: int = 96) -> tuple[Tensor, Any]:
     """Logits after each prompt and the cache, one row per prompt."""
     cache = model.new_cache(len(prompts), max_len)
-    packing = Packing.from_lengths([len(p) for p in prompts])
-    return model.prefill(torch.cat(prompts), packing, cache, torch.arange(len(prompts))), cache
+    device = prompts[0].device
+    packing = Packing.from_lengths([len(p) for p in prompts], device)
+    return model.prefill(torch.cat(prompts), packing, cache, torch.arange(len(prompts), device=device)), cache

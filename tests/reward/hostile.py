@@ -1,7 +1,12 @@
-r"""Seeded hostile answers: of the verifier's own grammar, of what attacks computer algebra, and mutilations of both."""
+r"""Hypothesis strategies for hostile golds and completions.
 
-import random
-from collections.abc import Callable
+Answers of the verifier's own grammar and of its tokens in any order, what attacks computer algebra, and mutilations.
+"""
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from deltarl.reward.alphabet import COMMAND_TOKENS, SKIPPED_COMMANDS
 
 _GOLDS = (
     "42", "-7/3", "3.14", r"\sqrt{2}", r"\frac{\pi}{4}", "x^2 + 2x + 1", r"\sin 2x", "2^{1000}", "9^{9^{9^9}}",
@@ -41,127 +46,145 @@ _NESTINGS = (
 )  # fmt: skip
 
 
-class Hostile:
-    """An endless supply of hostile golds and completions, the same for the same seed."""
+_TOKENS = (
+    *"+-*/^_=<>|!%:,;()[]{}&'.~$", *(f"\\{name} " for name in sorted(COMMAND_TOKENS)),
+    *(f"\\{name}" for name in sorted(SKIPPED_COMMANDS)), r"\text{", r"\mathrm{", r"\operatorname{", r"\begin{pmatrix}",
+    r"\end{pmatrix}", r"\begin{cases}", r"\\", r"\color{red}", r"\overline{", "sin", "log", "and", "or", "max", "mod",
+)  # fmt: skip
+_MOST_CHARS = 3_000
 
-    def __init__(self, seed: int) -> None:
-        self._rng = random.Random(seed)
 
-    def gold(self) -> str:
-        """Half of them golds as data sets have them, the others whatever the grammar yields."""
-        chance = self._rng.random()
-        if chance < 0.5:
-            return self.pick(_GOLDS)
-        return self._answer() if chance > 0.95 else self.scalar(self._rng.randint(1, 3))
+def _chosen(*pieces: tuple[str, ...]) -> SearchStrategy[str]:
+    return st.sampled_from([piece for part in pieces for piece in part])
 
-    def completion(self, gold: str) -> str:
-        """A response with a hostile answer, which may be close to ``gold``, mostly in one box."""
-        answer = self._mutilated(gold) if self._rng.random() < 0.25 else self._answer()
-        box = rf"\boxed{{{answer}}}"
-        if self._rng.random() < 0.9:
-            return box
-        opening = self.pick((r"\boxed{", r"\text{", "$", "{", r"\(", " "))
-        return self.pick(
-            (
-                rf"\boxed{{{answer}",
-                box * self._rng.randint(2, 400),
-                rf"\boxed{{{box}}}",
-                f"<think>{box}",
-                f"{box}</think>{answer}",
-                f"{answer}\n" * self._rng.randint(1, 200) + box,
-                opening * 8_000 + box,
-                box + "x" * 100_000,
-            )
-        )
 
-    def scalar(self, depth: int) -> str:
-        """A value, of at most so many operations within each other."""
-        chance = self._rng.random()
-        if chance < 0.01:
-            return self.pick(_ODDITIES)
-        if chance < 0.02:
-            return self.pick(_ATTACKS)
-        if depth == 0 or chance < 0.15:
-            return self.pick(_SYMBOLS if self._rng.random() < 0.4 else _NUMBERS)
-        return self._rng.choice(_SCALARS)(self, depth - 1)
+def _any_of(*strategies: SearchStrategy[str]) -> SearchStrategy[str]:
+    """One of the strategies, each as often as it is named: ``one_of`` would count the branches within each."""
+    return st.sampled_from(strategies).flatmap(lambda strategy: strategy)
 
-    def several(self, depth: int, separator: str, most: int = 4) -> str:
-        return separator.join(self.scalar(depth) for _ in range(self._rng.randint(1, most)))
 
-    def pick(self, choices: tuple[str, ...]) -> str:
-        return self._rng.choice(choices)
+_VALUES = _any_of(*[_chosen(_NUMBERS)] * 3, *[_chosen(_SYMBOLS)] * 2)
+_ATOMS = _any_of(*[_VALUES] * 15, _chosen(_ODDITIES, _ATTACKS))
 
-    def _answer(self) -> str:
-        rng = self._rng
-        if rng.random() < 0.05:
-            return self.pick(_ATTACKS + _ODDITIES)
-        depth = rng.randint(0, 4)
-        text = self.scalar(depth) if rng.random() < 0.5 else rng.choice(_COLLECTIONS)(self, depth // 2)
-        return self._mutilated(text) if rng.random() < 0.4 else text
 
-    def _mutilated(self, text: str) -> str:
-        for _ in range(self._rng.choice((1, 1, 1, 2, 4))):
-            text = self._changed(text)[:3_000]
-        return text
+def _written(form: str, *parts: SearchStrategy[str]) -> SearchStrategy[str]:
+    """``form`` with what is drawn from ``parts`` in place of each @."""
+    pieces = form.split("@")
+    return st.tuples(*parts).map(lambda values: pieces[0] + "".join(map("".join, zip(values, pieces[1:], strict=True))))
 
-    def _changed(self, text: str) -> str:
-        rng = self._rng
-        start = rng.randrange(len(text) + 1)
-        end = start + rng.randint(0, 8)
+
+def _several(part: SearchStrategy[str], separator: str, most: int = 4) -> SearchStrategy[str]:
+    return st.lists(part, min_size=1, max_size=most).map(separator.join)
+
+
+def _operations(part: SearchStrategy[str]) -> SearchStrategy[str]:
+    """What the grammar makes a scalar of scalars with."""
+    powers = _chosen(tuple("23459"))
+    return st.one_of(
+        _written("@@@", part, _chosen(_OPERATORS), part),
+        _written("(@)(@)", _several(part, " + "), _several(part, " - ")),
+        _written(r"\frac{@}{@}", part, part),
+        _written("(@)^{@}", part, part),
+        _written("(@)^@", _several(part, " + "), powers),
+        _written(r"\sqrt[@]{@}", _chosen(_NUMBERS), part),
+        _written(r"\sqrt{@}", part),
+        _written("(@)!", part),
+        _written(r"\binom{@}{@}", part, part),
+        _written(r"\@(@)", _chosen(_FUNCTIONS), part),
+        _written(r"\@^2 @", _chosen(_FUNCTIONS), _ATOMS),
+        _written(r"\log_{@}(@)", _ATOMS, part),
+        _written(r"\left|@\right|", part),
+        _written(r"\lfloor @ \rfloor", part),
+    )
+
+
+scalars = st.recursive(_ATOMS, _operations, max_leaves=12)
+_SMALL = st.recursive(_ATOMS, _operations, max_leaves=4)
+_UNITS = _chosen(("cm", "km/h", "apples", "is prime", "if x > 0"))
+_COLLECTIONS = st.one_of(
+    _written("@@@", _SMALL, _chosen(_RELATIONS), _SMALL),
+    _written("@ < @ < @", _ATOMS, _chosen(_SYMBOLS), _SMALL),
+    _written(r"\{@\}", _several(_SMALL, ", ", 6)),
+    _written("(@)", _several(_SMALL, ", ")),
+    _several(_ATOMS, ", ", 60),
+    _written("[@, @)", _SMALL, _SMALL),
+    _written(r"(@, @) \cup [@, \infty)", _ATOMS, _SMALL, _SMALL),
+    _written(r"(-\infty, @) \setminus \{@\}", _SMALL, _several(_SMALL, ", ")),
+    _written(r"\{x \mid x > @\}", _SMALL),
+    _written(r"\begin{pmatrix} @ & @ \\ @ & @ \end{pmatrix}", _SMALL, _SMALL, _ATOMS, _SMALL),
+    _written(r"\begin{pmatrix} @ \\ @ \end{pmatrix}", _several(_ATOMS, " & ", 20), _several(_ATOMS, " & ", 20)),
+    _written(r"\begin{cases} @ & x > 0 \\ @ & x \le 0 \end{cases}", _SMALL, _SMALL),
+    _written(r"x = @ \text{ and } y = @", _SMALL, _SMALL),
+    _written("f(@) = @", _chosen(_SYMBOLS), _SMALL),
+    _written(r"@ \text{ @}", _SMALL, _UNITS),
+    _written(r"@ \pmod{@}", _SMALL, _ATOMS),
+)
+_SOUP = st.lists(st.one_of(_chosen(_TOKENS), _chosen(_TOKENS), _ATOMS), min_size=1, max_size=40).map("".join)
+_POSITIONS = st.integers(0, _MOST_CHARS)
+_DEPTHS = st.sampled_from((1, 1, 1, 2, 5, 45, 200))
+
+
+@st.composite
+def _mutilated(draw: st.DrawFn, texts: SearchStrategy[str]) -> str:
+    """A text with a piece cut out, repeated, moved, put in or changed, or nested as deeply as nobody would."""
+    text = draw(texts)
+    for _ in range(draw(st.sampled_from((1, 1, 1, 2, 4)))):
+        start = draw(_POSITIONS) % (len(text) + 1)
+        end = start + draw(st.integers(0, 8))
         before, span, after = text[:start], text[start:end], text[end:]
-        opening, closing = rng.choice(_NESTINGS)
-        depth = rng.choice((1, 1, 1, 2, 5, 45, 200))
-        return self.pick(
-            (
-                before + after,
-                before + span * rng.choice((2, 3, 20, 100)) + after,
-                before + self.scalar(1) + after,
-                before + rng.choice("{}()[]|\\^_$&%,.!'\"=<>") + after,
-                before + span.swapcase() + after,
-                before + chr(rng.randrange(0x110000)) + after,
-                after + span + before,
-                before,
-                opening * depth + text + closing * depth,
-                opening * depth + text + closing * depth,
-                f"({text})({self.scalar(1)})/({self.scalar(1)})",
-                f"{text}{self.pick(_OPERATORS)}{self.scalar(2)}",
-            )
-        )
+        match draw(st.integers(0, 8)):
+            case 0:
+                text = before + after
+            case 1:
+                text = before + span * draw(st.sampled_from((2, 3, 20, 100))) + after
+            case 2:
+                text = before + draw(st.one_of(_chosen(_TOKENS), _SMALL)) + after
+            case 3:
+                text = before + span.swapcase() + after
+            case 4:
+                text = before + draw(st.characters()) + after
+            case 5:
+                text = after + span + before
+            case 6:
+                text = before
+            case 7:
+                (opening, closing), depth = draw(st.sampled_from(_NESTINGS)), draw(_DEPTHS)
+                text = opening * depth + text + closing * depth
+            case _:
+                text = f"{text}{draw(_chosen(_OPERATORS))}{draw(_SMALL)}"
+        text = text[:_MOST_CHARS]
+    return text
 
 
-_Form = Callable[[Hostile, int], str]
-_SCALARS: tuple[_Form, ...] = (
-    lambda h, d: h.scalar(d) + h.pick(_OPERATORS) + h.scalar(d),
-    lambda h, d: h.scalar(d) + h.pick(_OPERATORS) + h.scalar(d),
-    lambda h, d: f"({h.several(d, ' + ')})({h.several(d, ' - ')})",
-    lambda h, d: rf"\frac{{{h.scalar(d)}}}{{{h.scalar(d)}}}",
-    lambda h, d: f"({h.scalar(d)})^{{{h.scalar(d)}}}",
-    lambda h, d: f"({h.several(d, ' + ')})^{h.pick(tuple('23459'))}",
-    lambda h, d: rf"\sqrt[{h.pick(_NUMBERS)}]{{{h.scalar(d)}}}",
-    lambda h, d: rf"\sqrt{{{h.scalar(d)}}}",
-    lambda h, d: f"({h.scalar(d)})!",
-    lambda h, d: rf"\binom{{{h.scalar(d)}}}{{{h.scalar(d)}}}",
-    lambda h, d: rf"\{h.pick(_FUNCTIONS)}({h.scalar(d)})",
-    lambda h, d: rf"\{h.pick(_FUNCTIONS)}^2 {h.scalar(0)}",
-    lambda h, d: rf"\log_{{{h.scalar(0)}}}({h.scalar(d)})",
-    lambda h, d: rf"\left|{h.scalar(d)}\right|",
-    lambda h, d: rf"\lfloor {h.scalar(d)} \rfloor",
-)
-_COLLECTIONS: tuple[_Form, ...] = (
-    lambda h, d: h.scalar(d) + h.pick(_RELATIONS) + h.scalar(d),
-    lambda h, d: f"{h.scalar(0)} < {h.pick(_SYMBOLS)} < {h.scalar(d)}",
-    lambda h, d: rf"\{{{h.several(d, ', ', 6)}\}}",
-    lambda h, d: f"({h.several(d, ', ')})",
-    lambda h, d: h.several(d, ", ", 60),
-    lambda h, d: f"[{h.scalar(d)}, {h.scalar(d)})",
-    lambda h, d: rf"({h.scalar(0)}, {h.scalar(d)}) \cup [{h.scalar(d)}, \infty)",
-    lambda h, d: rf"(-\infty, {h.scalar(d)}) \setminus \{{{h.several(d, ', ')}\}}",
-    lambda h, d: rf"\{{x \mid x > {h.scalar(d)}\}}",
-    lambda h, d: rf"\begin{{pmatrix}} {h.scalar(d)} & {h.scalar(d)} \\ {h.scalar(0)} & {h.scalar(d)} \end{{pmatrix}}",
-    lambda h, d: rf"\begin{{pmatrix}} {h.several(d, ' & ', 20)} \\ {h.several(d, ' & ', 20)} \end{{pmatrix}}",
-    lambda h, d: rf"\begin{{cases}} {h.scalar(d)} & x > 0 \\ {h.scalar(d)} & x \le 0 \end{{cases}}",
-    lambda h, d: rf"x = {h.scalar(d)} \text{{ and }} y = {h.scalar(d)}",
-    lambda h, d: rf"f({h.pick(_SYMBOLS)}) = {h.scalar(d)}",
-    lambda h, d: rf"{h.scalar(d)} \text{{ {h.pick(('cm', 'km/h', 'apples', 'is prime', 'if x > 0'))}}}",
-    lambda h, d: rf"{h.scalar(d)} \pmod{{{h.scalar(0)}}}",
-)
+_WELL_FORMED = _any_of(scalars, _COLLECTIONS)
+_ANSWERS = _any_of(*[_WELL_FORMED] * 8, *[_mutilated(_WELL_FORMED)] * 5, _SOUP, _chosen(_ATTACKS, _ODDITIES))
+golds = _any_of(*[_chosen(_GOLDS)] * 6, *[st.recursive(_VALUES, _operations, max_leaves=4)] * 3, _ANSWERS)
+"""Most of them as data sets have them, the others whatever the grammar yields."""
+
+
+@st.composite
+def completions(draw: st.DrawFn, gold: str) -> str:
+    """A response with a hostile answer, which may be close to ``gold``, mostly in one box."""
+    answer = draw(_any_of(_mutilated(st.just(gold)), _ANSWERS, _ANSWERS, _ANSWERS))
+    box = rf"\boxed{{{answer}}}"
+    opening = draw(_chosen((r"\boxed{", r"\text{", "$", "{", r"\(", " ")))
+    match draw(st.integers(0, 69)):  # small numbers and the largest come more often than others
+        case 30:
+            return rf"\boxed{{{answer}"
+        case 31:
+            return box * draw(st.integers(2, 400))
+        case 32:
+            return rf"\boxed{{{box}}}"
+        case 33:
+            return f"<think>{box}"
+        case 34:
+            return f"{box}</think>{answer}"
+        case 35:
+            return f"{answer}\n" * draw(st.integers(1, 200)) + box
+        case 36:
+            return opening * 8_000 + box
+        case 37:
+            return box + "x" * 100_000
+        case 38:
+            return f"{answer} {box} {answer}"
+    return box

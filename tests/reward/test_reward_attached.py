@@ -35,6 +35,13 @@ def test_what_is_attached_is_read_with_the_box(verifiers: dict[str, Verifier], t
     assert not verifiers["boxed"].score([text], ["5"])[0].correct or "km" in text
 
 
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n", " \n", ".\n", "$\n"])
+def test_what_stands_on_the_line_before_is_not_attached(verifiers: dict[str, Verifier], end: str) -> None:
+    verdict = verifiers["boxed"].score([f"60-7=53{end}\\boxed{{53}}"], ["53"])[0]
+    assert verdict.correct
+    assert verdict.extracted == "53"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -139,3 +146,109 @@ def test_guesses_in_a_row(verifiers: dict[str, Verifier], text: str) -> None:
 )
 def test_numbers_on_the_way(verifiers: dict[str, Verifier], text: str) -> None:
     assert verifiers["anywhere"].score([text], ["5"])[0].correct
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"$-$\boxed{5}",
+        r"$-$ $\boxed{5}$",
+        r"\(-\) \boxed{5}",
+        r"The answer is -$\boxed{5}$",
+        r"$x\neq$ \boxed{5}",
+        r"$x \ne$ $\boxed{5}$",
+        r"x ≠ $\boxed{5}$",
+        r"$x>$ \boxed{5}",
+        r"x < $\boxed{5}$",
+        r"$\pm$\boxed{5}",
+        r"$2\cdot$ \boxed{5}",
+        r"$10^{3} \times$ \boxed{5}",
+        r"\boxed{5}, 6",
+        r"$\boxed{5}$ and 6",
+        r"$\boxed{5}$, $6$.",
+        r"\boxed{5} & 6",
+        r"\boxed{5}; 6",
+        r"\boxed{5} and \frac{1}{2}.",
+        r"The solutions are 4 and \boxed{5}",
+        r"4, \boxed{5}",
+        r"The answers are $4$, $\boxed{5}$",
+        r"\boxed{5}, 6, 7",
+        r"$\boxed{5}, 6$",
+        r"|\boxed{-6}|",
+        r"\boxed{5} and 6 are both solutions",
+        r"minus \boxed{5}",
+        r"\boxed{-}\boxed{5}",
+        r"negative $\boxed{5}$",
+        r"the negative of \boxed{5}",
+        r"the opposite of \boxed{5}",
+        r"$-\left(\boxed{5}\right)$",
+        r"$-1 \cdot$ \boxed{5}",
+        r"\boxed{5} \text{ and } 6",
+        r"$\boxed{5} \text{ and } 6$",
+        r"$\boxed{5} \quad 6$",
+        r"$\boxed{5}\ 6$",
+        r"\boxed{5}/2",
+        r"\boxed{5} / 2",
+        r"\boxed{5} (or maybe 6)",
+        r"square of \boxed{5}",
+        r"the square root of $\boxed{5}$",
+        r"$\sqrt$\boxed{5}",
+        r"\boxed{5} plus 1",
+        r"1 + \boxed{5}",
+        r"$1 +$ \boxed{5}",
+        r"not \boxed{5}",
+        r"anything but \boxed{5}",
+        r"\boxed{5}?",
+    ],
+)
+def test_an_operator_or_another_value_beside_the_box_counts(verifiers: dict[str, Verifier], text: str) -> None:
+    for verifier in verifiers.values():
+        assert not verifier.score([text], ["5"])[0].correct
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"Answer - $\boxed{5}$",
+        r"- $\boxed{5}$",
+        r"* \boxed{5}",
+        r"> $\boxed{5}$",
+        r"|\boxed{5}|",
+        r"|\boxed{-5}|",
+        r"$|\boxed{5}|$",
+        r"| 1 | \boxed{5} |",
+        r"$x =$ \boxed{5}",
+        r"$x=2+3=$ $\boxed{5}$",
+        r"we get $x^2 -$ no; \boxed{5}",
+        r"\boxed{5}, where n = 6.",
+        r"\boxed{5}, which is prime",
+        r"x = \boxed{5}, y = 6",
+        r"$1, 3, \boxed{5}$",
+        r"$1, 2, 3, 4, \boxed{5}$",
+        r"\boxed{5} and 6 is too large",
+        r"It is between 4 and 6, so \boxed{5}",
+        r"\boxed{5}.",
+        r"**\boxed{5}**",
+        r"The cost is \$\boxed{5}",
+        r"so $x+1=6$ and $x$ is $\boxed{5}$",
+        r"2. $\boxed{5}$",
+        r"Step 3: $\boxed{5}$",
+        r"\(x = 2\) and \(y = \boxed{5}\)",
+        r"Part (a) - \boxed{5}",
+        r"We need 4, 5 or 6; it is \boxed{5}",
+        r"The answers to the first two parts are 4, 6; hence \boxed{5}",
+        r"From $\{4,5,6\}$ we pick \boxed{5}, 6 being even",
+    ],
+)
+def test_dashes_bullets_cells_and_other_names_beside_the_box_do_not_count(
+    verifiers: dict[str, Verifier], text: str
+) -> None:
+    for verifier in verifiers.values():
+        assert verifier.score([text], ["5"])[0].correct
+
+
+def test_a_minus_outside_of_the_formula_makes_the_value_negative(verifiers: dict[str, Verifier]) -> None:
+    for text in (r"$-$\boxed{5}", r"\(-\) \boxed{5}", r"The answer is -$\boxed{5}$"):
+        assert verifiers["boxed"].score([text], ["-5"])[0].correct
+    assert verifiers["boxed"].score([r"|\boxed{-5}|"], ["5"])[0].correct
+    assert not verifiers["boxed"].score([r"|\boxed{-5}|"], ["-5"])[0].correct

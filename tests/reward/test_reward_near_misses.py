@@ -14,12 +14,16 @@ _CHANGES = (
     "quadrillion|lakh|crore|gross|score|pairs|couples|mn|bn|K|hundredths|thousandth|eleventh|ppm|per hundred|permille"
     "|basis points|bps|halved|doubled|tripled|twice|negated|negative|reciprocal|inverse|opposite|conjugate|root|never"
     "|no|nope|untrue|excluded|maybe|or so|ish|?|too many|fewer|or any number|twentieth|negatively|million apples"
+    "|unit fractions|ratio|remainder"
 )
 _OF_WHAT = (
     "apples|cats|cm|meters|square units|red balls|students|miles per hour|dollars|units|cm per second|different ways"
     "|people|feet|inches|positive integers|oranges|months|min|minutes|seconds|seeds|beds"
 )
-_DENIALS = ("wrong", "not", "false", "incorrect", "six", "not the answer", "twenty six")
+_DENIALS = (
+    "wrong", "not", "false", "incorrect", "six", "not the answer", "twenty six", "minus", "opposite", "negative",
+    "minus the answer", "twice the answer", "half", "maybe", "other than", "reciprocal",
+)  # fmt: skip
 
 # By rule: gold, answers that are the same, answers that are not.
 RULES: dict[str, list[tuple[str, list[str], list[str]]]] = {
@@ -46,7 +50,8 @@ RULES: dict[str, list[tuple[str, list[str], list[str]]]] = {
     ],
     "names before a value": [
         ("5", [r"\text{Area}=5", r"\text{Total} = 5"], [rf"\text{{{words}}}=5" for words in _DENIALS]),
-        ("5", [r"\text{sum: }5"], [r"\text{wrong: }5", r"\text{at least: }5"]),
+        ("5", [rf"\text{{{words}}}=5" for words in ("root", "power", "opposite side", "answer", "number of ways")], []),
+        ("5", [r"\text{sum: }5"], [r"\text{negative: }5", r"\text{wrong: }5", r"\text{at least: }5"]),
     ],
     "words behind a value": [
         (

@@ -314,7 +314,11 @@ def test_ray_actor() -> None:
 def test_interrupted_judge_does_not_leave_its_reply_to_the_next(pool: WorkerPool) -> None:
     pool.judge(*EASY)
     timer = threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        pool.judge(*SLOW)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.judge(*SLOW)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert pool.judge(*EASY).kind is VerdictKind.RIGHT

@@ -10,6 +10,7 @@ from deltarl.reward.question import UNKNOWN, expressions, questions_of, read_que
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.reward.undone import leaves_undone
 from deltarl.reward.verdict import Reason
+from deltarl.reward.verifier import Verifier
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_refusal_of_what_is_equal(question: str, pred: str, gold: str, reason: R
         ("What is log 100?", r"\log_{10}100", "2", True),
         ("Factor it completely.", "(x-1)(x^2-1)", "(x-1)^2(x+1)", True),
         ("Factor it completely.", "(x-1)(x-1)(x+1)", "(x-1)^2(x+1)", False),
-        ("Factor it completely.", "(x-1)(4x+4)", "4(x-1)(x+1)", False),
+        ("Factor it completely.", "(x-1)(4x+4)", "4(x-1)(x+1)", True),
     ],
 )
 def test_what_is_left_undone(question: str, pred: str, gold: str, undone: bool) -> None:
@@ -155,3 +156,47 @@ def test_reading_is_linear(unit: str) -> None:
     started = time.monotonic()
     expressions(read_question(unit * (1_000_000 // len(unit))))
     assert time.monotonic() - started < 2.0
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "same", "other"),
+    [
+        (
+            "Factor completely.",
+            "(x-1)(x+1)(x+2)",
+            [r"(x+2)(x-1)(x+1)", r"(1-x)(-1-x)(x+2)", r"-(1-x)(x+1)(x+2)"],
+            [
+                r"(x^2-1)(x+2)",
+                r"x^3+2x^2-x-2",
+                r"\frac{(x-1)^2(x+1)(x+2)(x^2+1)}{(x-1)(x^2+1)}",
+                r"(x-x+1)(x^2-1)(x+2)",
+                r"\frac{(x^2-1)^2(x+2)^2}{(x^2-1)(x+2)}",
+            ],
+        ),
+        (
+            "Factor completely.",
+            "3(x-2)(x+2)",
+            ["3(x+2)(x-2)", "(x-2)(x+2)\\cdot 3"],
+            ["(3x-6)(x+2)", "3(x^2-4)", "3x^2-12"],
+        ),
+        ("Factor completely.", "(x-1)(x+1)", ["(x+1)(x-1)"], [r"\sqrt{x^2-1}\sqrt{x^2-1}"]),
+        ("Factor completely.", "x^2(x-1)", ["x\\cdot x(x-1)", "(x-1)x^2"], ["x(x^2-x)", "x^3-x^2"]),
+        (
+            "What is the prime factorization of 360?",
+            r"2^3\cdot3^2\cdot5",
+            [r"2\cdot2\cdot2\cdot3\cdot3\cdot5", r"5\cdot 3^2\cdot 2^3"],
+            ["360", r"36\cdot 10", r"8\cdot 9\cdot 5", r"2^3\cdot 45"],
+        ),
+        ("What is the factored form of $x^2-1$?", "(x-1)(x+1)", ["(x+1)(x-1)"], ["x^2-1"]),
+        ("Factor completely.", "(2x-1)(x+3)", [r"2(x-\frac12)(x+3)", "(x+3)(2x-1)"], ["2x^2+5x-3"]),
+        ("Find the largest prime factor of 360.", "5", ["5"], []),
+        ("Factor completely.", "(a-b)(a^2+ab+b^2)", ["(a^2+ab+b^2)(a-b)"], ["a^3-b^3"]),
+        ("Factor completely.", "2x(x+3)", ["2x(x+3)", "x\\cdot2(3+x)"], ["x(2x+6)", "2(x^2+3x)"]),
+    ],
+)
+def test_factored_means_completely(question: str, gold: str, same: list[str], other: list[str]) -> None:
+    answers = [rf"\boxed{{{answer}}}" for answer in (*same, *other)]
+    with Verifier() as verifier:
+        verdicts = verifier.score(answers, [gold] * len(answers), [question] * len(answers))
+    assert [verdict.correct for verdict in verdicts] == [True] * len(same) + [False] * len(other), verdicts
+    assert {verdict.reason for verdict in verdicts[len(same) :]} <= {Reason.UNSIMPLIFIED, Reason.ECHO}

@@ -21,8 +21,8 @@ def policy(kind: str = "hybrid", seed: int = 0) -> HybridForCausalLM:
     """fp32, eval mode.
 
     Args:
-        kind: "hybrid", "forgetful" (the same with decays beyond e^-60 in a chunk), "rope" and "moe" (the same with
-            that), or "attention", all layers.
+        kind: "hybrid", "forgetful" (the same with decays beyond e^-60 in a chunk), "rope" (the same with that), or
+            "attention", all layers; "moe" alone is the hybrid with experts, after another kind that one with experts.
     """
     torch.manual_seed(seed)
     config = hybrid_config(
@@ -38,9 +38,9 @@ def policy(kind: str = "hybrid", seed: int = 0) -> HybridForCausalLM:
         qk_rope_head_dim=4,
         v_head_dim=8,
         max_position_embeddings=CONTEXT,
-        full_attention_every=1 if kind == "attention" else 2,
-        rope=kind == "rope",
-        num_experts=4 if kind == "moe" else 0,
+        full_attention_every=1 if "attention" in kind else 2,
+        rope="rope" in kind,
+        num_experts=4 if "moe" in kind else 0,
         moe_intermediate_size=24,
         initializer_range=0.2,
     )

@@ -1,11 +1,15 @@
 """The sampler computes what the learner computes, and a sample does not depend on its company."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from rollout_models import VOCAB, GroupEngine, Trajectory, largest_gap, policy, random_prompts, scored
-from transformers import KimiLinearForCausalLM
+from transformers import GenerationMixin, KimiLinearForCausalLM
 
 from deltarl.model.checkpoint import save_model
+from deltarl.model.config import uses_rope
+from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.rollout.params import SamplingParams
 
 KINDS = ["hybrid", "forgetful", "attention", "rope", "moe"]
@@ -26,19 +30,40 @@ def test_greedy_takes_the_likeliest_token_of_the_full_forward(kind):
         assert largest_gap(model, trajectory) <= 1e-5  # at temperature 1
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "attention", "moe"])  # transformers' class has no RoPE
+class Generating(HybridForCausalLM, GenerationMixin):
+    """Our whole forward pass under transformers' `generate`, which computes all tokens again for every new one."""
+
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **unused):
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def with_generate(model: HybridForCausalLM, folder: Path) -> GenerationMixin:
+    """transformers' own class of the model; it has no RoPE, and there ours has to do."""
+    if uses_rope(model.config):
+        theirs = Generating(model.config).eval()
+        theirs.load_state_dict(model.state_dict())
+    else:
+        save_model(model, folder)
+        theirs = KimiLinearForCausalLM.from_pretrained(folder).eval()
+    theirs.generation_config.eos_token_id = None
+    return theirs
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "attention", "rope", "moe", "attention-moe", "rope-moe"])
 @pytest.mark.parametrize("count", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_greedy_equals_generate_of_transformers(tmp_path, kind, count):
     model = policy(kind)
-    save_model(model, tmp_path)
-    theirs = KimiLinearForCausalLM.from_pretrained(tmp_path).eval()
-    theirs.generation_config.eos_token_id = None
+    theirs = with_generate(model, tmp_path)
     prompts = random_prompts([3, 16, 21, 40, *(1 + i % 50 for i in range(count - 4))])
     ours = flat(GroupEngine(model).generate(prompts, SamplingParams(temperature=0, max_tokens=20)))
-    for prompt, trajectory in zip(prompts, ours, strict=True):
-        ids = torch.tensor([prompt])
-        want = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20)
-        assert trajectory.completion_ids == want[0, len(prompt) :].tolist()
+    assert len(ours) == count
+    cached = not isinstance(theirs, Generating)
+    for length in {len(prompt) for prompt in prompts}:  # together, but without padding
+        same = [trajectory for trajectory in ours if len(trajectory.prompt_ids) == length]
+        ids = torch.tensor([trajectory.prompt_ids for trajectory in same])
+        mask = torch.ones_like(ids)
+        want = theirs.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=20, use_cache=cached)
+        assert [trajectory.completion_ids for trajectory in same] == want[:, length:].tolist()
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
@@ -61,12 +86,12 @@ def test_logprobs_are_those_before_truncation():
 def assert_same(got: Trajectory, want: Trajectory) -> None:
     assert got.prompt_ids == want.prompt_ids
     assert got.completion_ids == want.completion_ids
-    assert got.logprobs == pytest.approx(want.logprobs, abs=1e-6, rel=0)
+    assert got.logprobs == pytest.approx(want.logprobs, abs=3e-6, rel=0)
     assert got.finish_reason == want.finish_reason
 
 
 def assert_alone_as_in_any_company(kind: str, lengths: list[int]) -> None:
-    """Tokens exactly and log-probabilities to 1e-6, for any number of slots, order and prefill budget."""
+    """Tokens exactly and log-probabilities to 3e-6, for any number of slots, order and prefill budget."""
     model = policy(kind)
     prompts = random_prompts(lengths, seed=1)
     params = [

@@ -1,13 +1,17 @@
 """Requests while others run: few pages, long prompts, pauses, new weights, shared beginnings, aborts."""
 
+import gc
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from rollout_models import CONTEXT, VOCAB, GroupEngine, Trajectory, largest_gap, policy, random_prompts
 
 from deltarl.model.cache import PAGE_SIZE
-from deltarl.model.weights import WeightUpdate
+from deltarl.model.tokenizer import byte_tokenizer
+from deltarl.model.weights import WeightMismatchError, WeightUpdate, checksum
 from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import RepetitionDetection, SamplingParams
 from deltarl.rollout.snapshot import Snapshot
@@ -164,6 +168,52 @@ def test_a_state_is_not_taken_to_other_weights_unless_computed_again():
     assert largest_gap(other, tail) <= 1e-5
 
 
+def test_a_state_that_was_kept_names_the_weights_it_comes_from():
+    other, prompt, params = policy(seed=1), random_prompts([9])[0], params_of(0, n=1)
+    engine = Engine(policy())
+    engine.add_request("", prompt, params)
+    run(engine, 10)
+    engine.load_weights(WeightUpdate.of(other, 3))
+    (snapshot,) = engine.pause("")
+    assert (snapshot.weight_version, snapshot.state_versions) == (3, (0,))  # nothing of it is of version 3
+    engine.resume("", [snapshot])
+    run(engine, 4)
+    (snapshot,) = engine.pause("")
+    snapshot = Snapshot.from_bytes(snapshot.to_bytes())
+    assert (snapshot.weight_version, snapshot.state_versions) == (3, (0, 3))
+    assert snapshot.without_state().state_versions == ()
+    engine.resume("", [snapshot])
+    want = run(engine)[""]
+
+    keeping, replaying, old = Engine(policy()), Engine(policy(), in_flight="replay"), Engine(policy())
+    for e in (keeping, replaying):
+        e.load_weights(WeightUpdate.of(other, 3))
+    keeping.resume("", [snapshot])
+    assert_same(run(keeping)[""], want)
+    for e in (replaying, old):
+        with pytest.raises(ValueError, match=f"comes from weights version 0 and 3, this engine has {e.weight_version}"):
+            e.resume("", [snapshot])
+
+    replaying.resume("", [snapshot.without_state()])
+    run(replaying, 3)
+    (computed_again,) = replaying.pause("")
+    assert (computed_again.answer.weight_versions, computed_again.state_versions) == ([0] * 10 + [3] * 7, (3,))
+
+
+def test_going_on_leaves_the_snapshot_as_it_was():
+    engine = Engine(policy())
+    engine.add_request("", random_prompts([9])[0], params_of(0, n=1, logprobs=1))
+    run(engine, 5)
+    (snapshot,) = engine.pause("")
+    before = snapshot.to_bytes()
+    answers = []
+    for _ in range(2):
+        engine.resume("", [snapshot])
+        answers += run(engine)[""]
+    assert snapshot.to_bytes() == before
+    assert_same(answers[:1], answers[1:])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("in_flight", ["keep", "replay"])
 def test_new_weights_between_two_steps(kind, in_flight):
@@ -189,9 +239,10 @@ def test_new_weights_between_two_steps(kind, in_flight):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_new_weights_while_a_prompt_is_half_prefilled(kind):
+@pytest.mark.parametrize("in_flight", ["keep", "replay"])
+def test_new_weights_while_a_prompt_is_half_prefilled(kind, in_flight):
     other, prompt = policy(kind, seed=1), random_prompts([100])[0]
-    engine = Engine(policy(kind), max_prefill_tokens=32)
+    engine = Engine(policy(kind), max_prefill_tokens=32, in_flight=in_flight)
     engine.add_request("", prompt, params_of(0))
     engine.step()
     engine.step()
@@ -219,12 +270,30 @@ def test_unfinished_answers_go_on_in_the_next_iteration():
         assert_same(got[str(i)], want[i])
 
 
-def test_weights_that_do_not_fit_change_nothing():
+def of_another_shape() -> WeightUpdate:
+    arrays = dict(WeightUpdate.of(policy(seed=1), 3).arrays)
+    arrays["lm_head.weight"] = arrays["lm_head.weight"][:-1]
+    return WeightUpdate(3, checksum(arrays), arrays)
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (lambda: WeightUpdate.of(policy("attention"), 3), "version 3 and the model differ in"),
+        (of_another_shape, r"lm_head.weight: got shape \(36, 32\), the model has \(37, 32\)"),
+        (
+            lambda: replace(WeightUpdate.of(policy(seed=1), 3), checksum="0" * 32),
+            "do not have their published checksum",
+        ),
+    ],
+    ids=["names", "shape", "checksum"],
+)
+def test_weights_that_do_not_fit_change_nothing(update, message):
     engine = Engine(policy())
     engine.add_request("", random_prompts([9])[0], params_of(0))
     run(engine, 5)
-    with pytest.raises(Exception, match=r"checksum|shape|weights"):
-        engine.load_weights(WeightUpdate.of(policy("attention"), 3))
+    with pytest.raises(WeightMismatchError, match=message):
+        engine.load_weights(update())
     assert engine.weight_version == 0
     assert_same(run(engine)[""], GroupEngine(policy()).generate(random_prompts([9]), params_of(0))[0])
 
@@ -296,7 +365,30 @@ def test_rows_whose_logits_are_not_finite_end_alone():
     everything_is_back(engine)
 
 
-def test_ten_thousand_requests_leave_everything_where_it_was():
+def resident_bytes() -> int:
+    """Of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests_leave_memory_where_it_was():
+    engine = Engine(policy(), max_num_seqs=64, num_pages=200, tokenizer=byte_tokenizer())
+    prompts = random_prompts([1 + i % 40 for i in range(1000)])
+    objects, memory = [], []
+    for k in range(10):
+        for i, prompt in enumerate(prompts):
+            stop = ("never",) if i % 3 else ()
+            engine.add_request(f"{k}-{i}", prompt, SamplingParams(max_tokens=1 + i % 5, seed=k, logprobs=1, stop=stop))
+        assert len(run(engine)) == 1000
+        everything_is_back(engine)
+        gc.collect()
+        objects.append(len(gc.get_objects()))
+        memory.append(resident_bytes())
+    assert objects[-1] - objects[2] < 100  # of 7,000 requests
+    assert memory[-1] - memory[2] < 4 << 20
+
+
+def test_ten_thousand_samples_leave_everything_where_it_was():
     engine = GroupEngine(policy(), max_num_seqs=64, num_pages=200)
     prompts = random_prompts([1 + i % 40 for i in range(200)])
     for k in range(5):

@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from deltarl.model.tokenizer import byte_tokenizer
+from deltarl.rollout.detokenizer import Detokenizer
 from deltarl.rollout.stop_strings import StopStrings
 
 HALF = "\N{REPLACEMENT CHARACTER}"
@@ -129,6 +130,11 @@ def test_random_tokens(kind, data):
     ids = data.draw(st.lists(token, max_size=60))
     stops = data.draw(st.lists(st.text("ab .你\n", min_size=1, max_size=4), max_size=3))
     check(tokenizer, ids, stops, data.draw(st.integers(0, 10)))
+    whole, cuts = Detokenizer(tokenizer), sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=8)))
+    for begin, end in zip([0, *cuts], [*cuts, len(ids)], strict=True):
+        whole.feed(ids[begin:end])
+        assert (whole.text, whole.fed) == (decode(tokenizer, ids[:end]), end)
+        assert decode(tokenizer, ids).startswith(whole.text[: whole.settled]) or kind is unruly
 
 
 @settings(max_examples=150, deadline=None)
@@ -192,18 +198,19 @@ def test_after_a_stop_string_nothing_changes():
     assert stop.text == "a"
 
 
-def test_a_token_costs_the_same_late_in_the_answer():
+def test_a_token_costs_the_same_late_in_the_answer(monkeypatch):
     tokenizer = byte_tokenizer()
     lengths: list[int] = []
+    decode_slice = Detokenizer._text
 
-    class Counting(StopStrings):
-        def _text(self, begin: int, end: int) -> str:
-            lengths.append(end - begin)
-            return super()._text(begin, end)
+    def counting(self: Detokenizer, begin: int, end: int) -> str:
+        lengths.append(end - begin)
+        return decode_slice(self, begin, end)
 
+    monkeypatch.setattr(Detokenizer, "_text", counting)
     for text in ("ab 你" * 500, b"\xe4".decode("latin1") * 500):
         ids = tokenizer.encode(text) if text.isascii() or "你" in text else [tokenizer.convert_tokens_to_ids("ä")] * 500
-        Counting(tokenizer, ["never"]).feed(ids)
+        StopStrings(tokenizer, ["never"]).feed(ids)
         assert max(lengths) < 40
         assert len(lengths) < 4 * len(ids)
         lengths.clear()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vllm_fake_server import DIE, FAIL, NAN, REFUSE, STALE
+from vllm_fake_server import DIE, FAIL, HANG, NAN, REFUSE, STALE
 
 from deltarl.model.weights import WeightMismatchError, WeightUpdate, checksum
 from deltarl.rollout.params import RepetitionDetection, SamplingParams
@@ -149,6 +149,35 @@ def test_a_killed_process_is_noticed_while_it_is_waited_for(engine: VLLMEngine) 
         engine.generate([[3]], SamplingParams())
 
 
+def test_a_process_that_hangs_is_killed_and_named_whatever_it_was_asked() -> None:
+    with fake_engine(call_timeout=3.0) as engine:
+        hangs = {
+            "generate": lambda: engine.generate([[HANG]], SamplingParams()),
+            "load_weights": lambda: engine.load_weights(dataclasses.replace(update(2, -1.0), checksum="hang")),
+        }
+        engine.load_weights(update(1, -6.0))
+        for name, call in hangs.items():
+            pid, began = engine._process.pid, time.monotonic()
+            killed = rf"(?s)process {pid} gave no answer to '{name}' in 3 s and was killed.*restart"
+            with pytest.raises(VLLMError, match=killed):
+                call()
+            assert time.monotonic() - began < 30
+            with pytest.raises(VLLMError, match="signal 9"):
+                engine.generate([[3]], SamplingParams())
+            engine.restart()
+            answer = engine.generate([[3]], SamplingParams(max_tokens=1))[0].outputs[0]
+            assert (answer.weight_versions, answer.logprobs) == ([1], pytest.approx([-6.0]))
+
+
+def test_a_process_that_does_not_even_read_is_killed() -> None:
+    with fake_engine(call_timeout=3.0) as engine:
+        os.kill(engine._process.pid, signal.SIGSTOP)
+        arrays = {"weight": np.zeros(10_000_000, np.float32)}  # more than the pipe holds
+        with pytest.raises(VLLMError, match="gave no answer to 'load_weights' in 3 s and was killed"):
+            engine.load_weights(WeightUpdate(1, checksum(arrays), arrays))
+        assert not engine.alive
+
+
 def test_an_unforeseen_error_ends_the_process_but_a_refusal_does_not(engine: VLLMEngine) -> None:
     with pytest.raises(ValueError, match="too long"):
         engine.generate([[REFUSE]], SamplingParams())
@@ -194,7 +223,7 @@ def test_start_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         fake_engine(fail="missing")
     with pytest.raises(ValueError, match="no such model"):
         fake_engine(fail="config")
-    with pytest.raises(VLLMError, match="no answer to 'start' in 1 s"):
+    with pytest.raises(VLLMError, match=r"process \d+ gave no answer to 'start' in 1 s and was killed"):
         fake_engine(fail="hang", start_timeout=1.0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from deltarl.rollout.vllm.protocol import receive, reply, serve
 
-DIE, FAIL, NAN, REFUSE, STALE = 31, 32, 33, 34, 35  # as the first token of a prompt
+HANG, DIE, FAIL, NAN, REFUSE, STALE = 30, 31, 32, 33, 34, 35  # as the first token of a prompt
 
 
 class WeightMismatchError(RuntimeError):
@@ -26,6 +26,9 @@ class FakeServer:
         if self.broken:
             raise WeightMismatchError(self.broken)
         first = prompts[0][0]
+        if first == HANG:
+            print("a last word", flush=True)
+            time.sleep(600)
         if first == DIE:
             print("a last word", flush=True)
             os._exit(7)
@@ -54,6 +57,8 @@ class FakeServer:
     def load_weights(self, published: str, arrays: dict[str, Any]) -> None:
         if published == "wrong":
             raise WeightMismatchError("not their published checksum")
+        if published == "hang":
+            time.sleep(600)
         self.weight = float(arrays["weight"].sum())
         self.broken = ""
 
