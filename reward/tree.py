@@ -225,6 +225,8 @@ def reciprocal(node: Scalar) -> Scalar:
 
 def product(*factors: Node) -> Mul:
     """The product, nested products flattened so that a long one does not nest deeply."""
+    if Mul not in map(type, factors):
+        return Mul(factors)
     flat: list[Node] = []
     for factor in factors:
         flat.extend(factor.factors if isinstance(factor, Mul) else (factor,))
@@ -233,6 +235,8 @@ def product(*factors: Node) -> Mul:
 
 def total(*terms: Node) -> Add:
     """The sum, nested sums flattened."""
+    if Add not in map(type, terms):
+        return Add(terms)
     flat: list[Node] = []
     for term in terms:
         flat.extend(term.terms if isinstance(term, Add) else (term,))
