@@ -100,7 +100,8 @@ class _Tokenizer(CommandScanner):
         match = _PLAIN.match(self.text, self.at)
         part = match[1] if match else None
         if not match or not part:
-            return False
+            self.at = match.end() if match else self.at  # past the spaces
+            return self.at == len(self.text)
         token = _PLAIN_TOKENS.get(part)
         if token is None:
             if part[0] == "\\":

@@ -70,7 +70,7 @@ class Verifier:
         for index, (completion, gold, question) in enumerate(zip(completions, golds, questions, strict=True)):
             if not isinstance(completion, str):
                 raise TypeError(f"completion {index} is a {type(completion).__name__}; pass the text of its last turn")
-            if not isinstance(question, str | None):
+            if question is not None and not isinstance(question, str):
                 raise TypeError(f"question {index} is a {type(question).__name__}; pass its text")
             screened = self._screen(completion, gold, question)
             if isinstance(screened, Verdict):
