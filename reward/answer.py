@@ -34,9 +34,9 @@ _OPENING, _CLOSING = frozenset(["(", "[", "{", r"\{", "begin"]), frozenset([")",
 _ENDS_OF_VALUE = SEPARATORS | RELATIONS | {"=", "in", "approx", "|"}
 _LINKS = RELATIONS | {"=", "in", "approx"}
 _SET_OPS = frozenset(["cup", "setminus", "-", ":", "over", "choose", "pmod", "mod", "("])
-_PROBABILITIES = (Token("sym", "P"), Token("sym", "E"))
-_EXTREMES = (Token("func", "max"), Token("func", "min"))
-_KINDS_OF_LABEL = ("sym", "func", "text")
+_PROBABILITIES = ("P", "E")
+_EXTREMES = ("max", "min")
+_OPENING_BRACKET, _EQUALS = Token("op", "("), Token("op", "=")
 _UNITS_BELOW = tuple(Token("sym", letter) for letter in "hsmgL")
 _PERCENT_WORDS = frozenset({"percent", "percentage", "pct"})
 
@@ -51,14 +51,14 @@ class AnswerParser(BracketParser):
 
     def answer(self) -> Node:
         items = [self.item()]
-        words = set()
+        words = set[str]()
         while self.next.kind == "op" and self.next.value in SEPARATORS:
             words.add(self.take().value)
             items.append(self.item())
             if len(items) > MAX_ITEMS:
                 raise LimitError(f"more than {MAX_ITEMS} elements")
-        node = joined(items if "or" in words else with_compounds(items), words)
-        if isinstance(node, SetLike) and self.next_is(":"):
+        node = items[0] if len(items) == 1 else joined(items if "or" in words else with_compounds(items), words)
+        if self.next_is(":") and isinstance(node, SetLike):
             node = self.in_two_notations(node)
         if self.next != END:
             raise ParseError(f"unexpected {self.next.value[:20]!r}")
@@ -94,13 +94,15 @@ class AnswerParser(BracketParser):
 
     def label(self) -> Text | None:
         """``Minimum:``, ``min =``, ``Paolo:`` or ``P(X = 2) =``, which says what the value after it is."""
-        if self.next.kind not in _KINDS_OF_LABEL:
-            return None
-        if self.tokens[self.at] in _PROBABILITIES and self.tokens[self.at + 1] == Token("op", "("):
-            return self.probability()
-        if self.next in _EXTREMES and self.tokens[self.at + 1] == Token("op", "="):
-            label, _ = self.take(), self.take()
-            return Text(label.value)
+        kind, value = self.tokens[self.at]
+        if kind == "sym":
+            possible = value in _PROBABILITIES and self.tokens[self.at + 1] == _OPENING_BRACKET
+            return self.probability() if possible else None
+        if kind == "func":
+            if value not in _EXTREMES or self.tokens[self.at + 1] != _EQUALS:
+                return None
+            self.at += 2
+            return Text(value)
         at = self.at
         while self.tokens[at].kind == "text":
             at += 1
@@ -127,7 +129,7 @@ class AnswerParser(BracketParser):
         """An expression with an optional unit or currency sign, a text, or a union of intervals."""
         outer_unit, self.unit = self.unit, None
         outer_divides, self.divides = self.divides, self.colon_divides()
-        if self.next.kind == "text":
+        if self.tokens[self.at][0] == "text":
             words = self.words()
             number = spelled_number(words)
             node: Node = set_named(words) or (Text(words) if number is None else Num(Fraction(number)))

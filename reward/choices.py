@@ -41,7 +41,9 @@ _NO_ARTICLE = re.compile(
 _APPLIED = re.compile(r"[A-Za-z0-9]\($")
 _IN_FORMULA_BEFORE = re.compile(r"(?:[=+*/^<>|±×·√≤≥≠\-]|\\[A-Za-z]+)\s*$")
 _IN_FORMULA_AFTER = re.compile(r"\s*[=+*/^<>|±×·√≤≥≠\\\-]|\(")
-_LETTER = re.compile(r"[A-J]")
+_AROUND = rf"(?:{_WRAPPERS.pattern}|\s)*"
+_BEGINS_WITH_LETTER = re.compile(rf"{_AROUND}(?:\({_AROUND})?[A-J]{_AROUND}(?:[.):]|$)")
+"""What ``_GOLD`` needs: a quick way to see that there is no need to take the wrappers off."""
 _GOLD = re.compile(r"\(\s?([A-J])\s?\)(?:\s+([A-Za-z0-9\\.][^\n]+))?|([A-J])(?:[.):]\s*([^\n]*))?")
 
 
@@ -123,7 +125,7 @@ def _mentions(clause: str) -> Iterator[tuple[str, str, bool]]:
 
 def gold_choice(gold: str) -> Choice | None:
     """The option that a reference answer is: ``B``, ``(B)``, ``B. 12 km`` or ``(B) Cecile``; None if it is none."""
-    match = _GOLD.fullmatch(_WRAPPERS.sub(" ", gold).strip()) if _LETTER.search(gold) else None
+    match = _GOLD.fullmatch(_WRAPPERS.sub(" ", gold).strip()) if _BEGINS_WITH_LETTER.match(gold) else None
     if match is None:
         return None
     letter, text = match[1] or match[3], match[2] or match[4] or ""

@@ -13,11 +13,11 @@ from deltarl.reward.tree import (
     Node,
     Num,
     Quantity,
-    Scalar,
     Seq,
-    SetLike,
     Text,
     free_symbols,
+    is_scalar,
+    is_set_like,
 )
 from deltarl.reward.units import conversion
 from deltarl.reward.verdict import Reason
@@ -31,7 +31,7 @@ def why_different(pred: Node, gold: Node) -> Reason:
     if _is_false_chain(pred):
         return Reason.FALSE_CHAIN
     value, gold_value = _value(pred), _value(gold)
-    if _is_several(value) and isinstance(gold_value, Scalar | Quantity | Text | Based):
+    if _is_several(value) and (is_scalar(gold_value) or isinstance(gold_value, (Quantity, Text, Based))):
         return Reason.AMBIGUOUS
     if _units_conflict(value, gold_value):
         return Reason.UNIT_CONFLICT
@@ -48,7 +48,7 @@ def _is_false_chain(node: Node) -> bool:
 
 
 def _certainly_differ(left: Node, right: Node) -> bool:
-    if free_symbols(left) | free_symbols(right) or not (isinstance(left, Scalar) and isinstance(right, Scalar)):
+    if not (is_scalar(left) and is_scalar(right)) or free_symbols(left) or free_symbols(right):
         return False  # an equation to solve, or an assignment
     return differ(left, right)
 
@@ -66,7 +66,7 @@ def _is_several(node: Node) -> bool:
     """Whether it leaves open which value is meant: a list, an interval, a condition."""
     if isinstance(node, Seq):
         return node.kind in ("list", "set") and len(node.items) > 1
-    return isinstance(node, Interval | IntervalUnion | Inequality | Junction)
+    return isinstance(node, (Interval, IntervalUnion, Inequality, Junction))
 
 
 def _units_conflict(pred: Node, gold: Node) -> bool:
@@ -77,9 +77,9 @@ def _units_conflict(pred: Node, gold: Node) -> bool:
 
 def _kind(node: Node) -> str:
     """What sort of thing an answer is, as coarsely as ``structure`` compares."""
-    if isinstance(node, Scalar):
+    if is_scalar(node):
         return "value"
-    if isinstance(node, SetLike):
+    if is_set_like(node):
         return "set of reals"
     if isinstance(node, Seq):
         return "collection" if node.kind in ("list", "set") else node.kind

@@ -79,12 +79,14 @@ def plainly_has_value(node: Node) -> bool:
     stack = [node]
     while stack:
         current = stack.pop()
-        kind = type(current)
-        if kind is Func or current == _INFINITY:
+        if isinstance(current, (Num, Sym)):
+            continue  # most of them
+        if isinstance(current, Func) or current == _INFINITY:
             return False
-        base = current.base if isinstance(current, Pow) else None
-        if base is not None and not isinstance(base, Sym) and not (isinstance(base, Num) and base.value):
-            return False
+        if isinstance(current, Pow):
+            base = current.base
+            if not isinstance(base, Sym) and not (isinstance(base, Num) and base.value):
+                return False
         stack.extend(children(current))
     return True
 

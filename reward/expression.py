@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from deltarl.reward.functions import POWER, PRODUCT, SIGN, SUM, FunctionParser
-from deltarl.reward.limits import MAX_ITEMS, LimitError, ParseError
+from deltarl.reward.limits import MAX_DEPTH, MAX_ITEMS, LimitError, ParseError
 from deltarl.reward.literals import number
 from deltarl.reward.matrices import determinant, inverse, minus, plus, scalar, times, transpose
 from deltarl.reward.scanner import END, Token
@@ -19,6 +19,7 @@ from deltarl.reward.tree import (
     Scalar,
     Seq,
     Sym,
+    is_scalar,
     negate,
     product,
     reciprocal,
@@ -28,6 +29,7 @@ _DEGREE = product(Const("pi"), Num(Fraction(1, 180)))
 _OPERAND_OPS = frozenset(["(", "{", "[", "frac", "binom", "lfloor", "lceil", "begin", "sum", "prod"])
 _BEHIND_INTERVALS = frozenset(["", "cup", "setminus", ",", "or", "and", ")", r"\}"])
 _POSTFIXES = frozenset(["^", "!", "%", "degree"])
+_OPEN, _CLOSE = Token("op", "{"), Token("op", "}")
 _TRANSPOSES = (Token("sym", "T"), Token("text", "T"))
 
 
@@ -65,7 +67,7 @@ class ExpressionParser(FunctionParser, ABC):
         while True:
             kind, op = self.tokens[self.at]
             if kind == "op":
-                if op == "-" and not isinstance(left, Scalar | Matrix):
+                if op == "-" and not (is_scalar(left) or isinstance(left, Matrix)):
                     break  # a set without another
                 if op in _POSTFIXES:
                     left = self.postfix(left)
@@ -272,6 +274,12 @@ class ExpressionParser(FunctionParser, ABC):
         As in TeX a bare number gives only its first digit (``\frac12``), but after ``^`` and ``_`` all of it, because
         plain notation (``2^10``) means that.
         """
+        at = self.at
+        if self.tokens[at] == _OPEN and self.depth < MAX_DEPTH - 1:
+            kind, value = self.tokens[at + 1]
+            if kind in ("num", "sym") and self.tokens[at + 2] == _CLOSE:  # which is nearly always so
+                self.at += 3
+                return number(value) if kind == "num" else Sym(value)
         self.descend()
         token = self.next
         if token.kind == "num" and not whole_number and len(token.value) > 1:

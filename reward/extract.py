@@ -211,7 +211,10 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def _boxes(text: str, trusted: bool = False) -> Iterator[str | Reason]:
     """The last box with what is attached to it, and those before it that it is enumerated with."""
-    starts = [(match.start(), match.end()) for match in _BOX.finditer(text)]
+    first = text.find("box")  # far quicker than the pattern
+    if first < 0:
+        return
+    starts = [(match.start(), match.end()) for match in _BOX.finditer(text, max(0, first - len(r"\frame")))]
     if not starts:
         return
     last = _content(text, starts[-1][1])

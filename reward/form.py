@@ -37,7 +37,7 @@ _UNSOLVED_FUNCTIONS = frozenset({"gcd", "lcm", "max", "min", "mod", "det", "dot"
 
 def leaves_function(pred: Node, gold: Node) -> bool:
     """Whether a sum, gcd, maximum or the like is left to work out where gold has none; 2 (mod 3) is a residue."""
-    return _is_unsolved(pred) and not _is_unsolved(gold)
+    return pred is not gold and _is_unsolved(pred) and not _is_unsolved(gold)
 
 
 def _is_unsolved(node: Node) -> bool:

@@ -57,10 +57,11 @@ def normalize(text: str) -> str:
     """
     if len(text) > MAX_ANSWER_CHARS:
         raise LimitError(f"longer than {MAX_ANSWER_CHARS} characters")
-    text = _UNESCAPED.sub(lambda match: _ESCAPES[match.group()[-1]], text)
-    hidden = _CONTROL.search(text)
-    if hidden:
-        raise _invisible(hidden.group())
+    if not text.isprintable():  # which is far quicker than a pattern
+        text = _UNESCAPED.sub(lambda match: _ESCAPES[match.group()[-1]], text)
+        hidden = _CONTROL.search(text)
+        if hidden:
+            raise _invisible(hidden.group())
     if not text.isascii():
         text = _to_ascii(text)
     if "\\\\" in text and r"\begin" not in text:  # where a double backslash ends a row

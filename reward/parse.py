@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import lru_cache
+from operator import itemgetter
 
 from deltarl.reward import wording
 from deltarl.reward.answer import AnswerParser
@@ -21,6 +22,7 @@ _FEW_TOKENS = 16
 """No tree of so few comes near the bounds, so it is not measured: a token makes three levels at most."""
 _CACHED_TREES = 4_096
 _WORDS_OF_PROPORTION = {"to": ":", "out of": "/", "in": "/"}
+_KIND = itemgetter(0)
 _PLUS_MINUS = (Token("op", "pm"), Token("op", "mp"))
 
 
@@ -69,10 +71,18 @@ def _parse_mathematics(text: str) -> Node:
 @lru_cache(maxsize=_CACHED_TREES)
 def _parse_normalized(text: str) -> Node:
     """Remembered: half of the answers that come back are gold, give or take dollar signs."""
-    tokens = _without_words(without_remarks(tokenize_normalized(text)))
+    return _parse_tokens(tuple(tokenize_normalized(text)))
+
+
+@lru_cache(maxsize=_CACHED_TREES)
+def _parse_tokens(found: tuple[Token, ...]) -> Node:
+    r"""Remembered too: half of the rest are gold but for spaces and for ``\dfrac`` or ``\left``."""
+    tokens = list(found)
+    if "text" in map(_KIND, found):
+        tokens = _without_words(without_remarks(tokens))
     if len(tokens) == 3 and tokens[0].kind == "sym" and tokens[1] in (Token("op", ")"), Token("op", ":")):
         tokens = [tokens[0], END]  # a multiple-choice letter written "C)" or "C:"
-    if ("pm" in text or "mp" in text) and any(sign in tokens for sign in _PLUS_MINUS):
+    if any(sign in tokens for sign in _PLUS_MINUS):
         upper, lower = (AnswerParser(_choose_sign(tokens, pm, mp)).answer() for pm, mp in ("+-", "-+"))
         node: Node = _both(upper, lower)
     else:

@@ -9,8 +9,8 @@ from deltarl.reward.limits import LimitError, ParseError, TooLargeError, Undecid
 from deltarl.reward.parse import parse_answer
 from deltarl.reward.prose import bare_answer
 from deltarl.reward.quick import compare_quickly
-from deltarl.reward.tree import Node
-from deltarl.reward.verdict import Reason
+from deltarl.reward.tree import Node, is_scalar
+from deltarl.reward.verdict import DecidedBy, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,15 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """A reference answer: its text without what is around it, its tree, and the option it names if it is a letter."""
+    """A reference answer: its text without what is around it, its tree, and the option it names if it is a letter.
+
+    ``itself`` is how the quick comparison of ``node`` with the same object ends, where that is known.
+    """
 
     text: str
     node: Node
     choice: Choice | None
+    itself: tuple[bool, DecidedBy] | None = None
 
 
 def read_answer(text: str) -> Node | Unread:
@@ -54,16 +58,19 @@ def read_gold(text: str) -> Gold | Unread:
         text, node = bare, read_answer(bare)
     if isinstance(node, Unread):
         return _unreadable(node.detail)
+    itself = None
     try:
         if not plainly_has_value(node):
-            compare_quickly(node, node)
+            itself = compare_quickly(node, node)
+        elif is_scalar(node):
+            itself = True, DecidedBy.EXACT
     except UndefinedError as error:
         return _unreadable(f"has no value: {error}")
     except (UndecidedError, TooLargeError):
         pass
     except Exception as error:
         return _unreadable(type(error).__name__)  # no gold may end the run
-    return Gold(text, node, choice)
+    return Gold(text, node, choice, itself)
 
 
 def _unreadable(detail: str) -> Unread:

@@ -1,7 +1,5 @@
 """Remarks around an answer that do not change it, taken from its tokens."""
 
-from operator import itemgetter
-
 from deltarl.reward.limits import ParseError
 from deltarl.reward.relations import RELATIONS
 from deltarl.reward.scanner import COMMA, END, Token
@@ -17,8 +15,6 @@ def without_remarks(tokens: list[Token]) -> list[Token]:
     Raises:
         ParseError: the remark is a condition, which changes the answer.
     """
-    if "text" not in map(itemgetter(0), tokens):
-        return tokens
     tokens = _without_declarations(tokens)
     kept: list[Token] = []
     skipping = False

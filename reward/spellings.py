@@ -23,10 +23,9 @@ _DOTLESS: _Rewriting = (re.compile(r"\\([ij])math(?![A-Za-z])"), r"\1")
 REWRITINGS: dict[str, tuple[_Rewriting, ...]] = {
     "...": (_AND_SO_ON,),
     "dots": (_AND_SO_ON,),
-    "x": ((re.compile(r"(?<=[0-9])\s*[x]\s*(?=10\s*\^)"), r"\\times "),),
-    "X": ((re.compile(r"(?<=[0-9])\s*X\s*(?=10\s*\^)"), r"\\times "),),
+    "10": ((re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)"), r"\\times "),),
     ":=": ((re.compile(r":="), "="),),
-    "^": ((re.compile(r"(?<=[0-9])\^\s*(?:o|\{\s*o\s*\})(?![A-Za-z0-9({])"), r"^\\circ "),),
+    "^": ((re.compile(r"\^(?<=[0-9]\^)\s*(?:o|\{\s*o\s*\})(?![A-Za-z0-9({])"), r"^\\circ "),),
     "_": (
         (re.compile(r"\(\s*([0-9][0-9A-F]*)\s*\)\s*_(?=\{?\(?[0-9])"), r"\1_"),
         (re.compile(r"(?<=[0-9A-F])_\{?\(([0-9]{1,2})\)\}?"), r"_{\1}"),

@@ -31,12 +31,12 @@ from deltarl.reward.tree import (
     Residue,
     Scalar,
     Seq,
-    SetLike,
     Sym,
     Text,
     contains,
     free_symbols,
     is_scalar,
+    is_set_like,
     substitute,
 )
 from deltarl.reward.wording import same_words
@@ -84,7 +84,7 @@ def _same_structure(pred: Node, gold: Node, same: Same) -> bool:
         return same_equation(pred, gold, same)
     if isinstance(pred, Quantity) or isinstance(gold, Quantity):
         return same_quantity(pred, gold, same)
-    if isinstance(gold, SetLike):
+    if is_set_like(gold):
         return same_set(pred, gold, same)
     if isinstance(pred, Seq) or isinstance(gold, Seq):
         return _same_sequence(pred, gold, same)
@@ -113,7 +113,7 @@ def _same_sequence(pred: Node, gold: Node, same: Same) -> bool:
     match gold, pred:
         case Seq("tuple", gold_items), Seq("tuple", items):
             return same_in_order(items, gold_items, same)
-        case (Seq("tuple", (low, high)), _) if isinstance(pred, SetLike):
+        case (Seq("tuple", (low, high)), _) if is_set_like(pred):
             return same_set(pred, Interval(low, high, True, True), same)
         case Seq("ratio", gold_items), Seq("ratio", items):
             return same_ratio(items, gold_items, same)
@@ -121,18 +121,18 @@ def _same_sequence(pred: Node, gold: Node, same: Same) -> bool:
             return same_named_tuple(pred, gold, lambda items, golds: same_in_order(items, golds, same))
         case Seq("list"), Seq("tuple"):
             return same_named_tuple(gold, pred, lambda golds, items: same_in_order(items, golds, same))
-        case (Seq("set", (gold_item,)), _) if isinstance(pred, Scalar):
+        case (Seq("set", (gold_item,)), _) if is_scalar(pred):
             return same(pred, gold_item)
-        case (_, Seq("set", (item,))) if isinstance(gold, Scalar):
+        case (_, Seq("set", (item,))) if is_scalar(gold):
             return same(item, gold)
-        case (_, Seq("list", decimal=Num() as number)) if isinstance(gold, Scalar):
+        case (_, Seq("list", decimal=Num() as number)) if is_scalar(gold):
             return same(number, gold)  # 3,14 for 3.14
-        case (Seq("list", decimal=Num() as number), _) if isinstance(pred, Scalar):
+        case (Seq("list", decimal=Num() as number), _) if is_scalar(pred):
             # 1,5 may well be 1 and 5; 1,22 and 0,5 are hardly two values.
             return ((number.decimals or 0) > 1 or abs(number.value) < 1) and same(pred, number)
         case Seq(gold_kind), Seq(kind):
             return not {"tuple", "ratio"} & {kind, gold_kind} and same_list(pred, gold, same)
-        case Seq("set"), _ if isinstance(pred, SetLike):
+        case Seq("set"), _ if is_set_like(pred):
             return same_set(pred, gold, same)
     return False
 
@@ -148,7 +148,7 @@ def _renamed_parameter(pred: Scalar, gold: Scalar) -> Node:
             (name,), (gold_name,) = odd, gold_odd
             if Sym(name) in pred.terms and Sym(gold_name) in gold.terms:
                 return substitute(pred, {name: Sym(gold_name)})
-    if isinstance(pred, Num | Sym | Const) or isinstance(gold, Num | Sym | Const):
+    if isinstance(pred, (Num, Sym, Const)) or isinstance(gold, (Num, Sym, Const)):
         return pred
     names, gold_names = free_symbols(pred), free_symbols(gold)
     if len(names) == len(gold_names) == 1 and names != gold_names and names | gold_names <= _PARAMETERS:
@@ -189,5 +189,5 @@ def _is_another_word(pred: Mul, gold: Mul) -> bool:
 
 def _spelled(factors: Sequence[Node]) -> str:
     """The word that a product of letters is as well; empty where there are other factors."""
-    letters = [factor.name for factor in factors if isinstance(factor, Sym | Const) and len(factor.name) == 1]
+    letters = [factor.name for factor in factors if isinstance(factor, (Sym, Const)) and len(factor.name) == 1]
     return "".join(letters) if len(letters) == len(factors) else ""

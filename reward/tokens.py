@@ -17,11 +17,11 @@ _SPACES = frozenset(" \t\r\n~$")
 _WHOLE = re.compile(r"[0-9]+(?![0-9.,{\\ eE(_^snrt])")
 """A number that nothing follows that may belong to it."""
 _PLAIN = re.compile(
-    r"[ \t\r\n~$]*+(?:([<>!]=|=[<>]|\*\*|[+\-/|:%=<>!*()\[\]{},;]|\^(?=\{?[0-9A-Za-z+\-(])"
+    r"[ \t\r\n~$]*+(?:([<>!]=|=[<>]|\*\*|[+\-/|:%=<>!*()\[\]{},;]|\^(?=\{?(?:[0-9A-Za-z+\-(]|\\[dt]?frac))"
     r"|[A-Za-z](?![A-Za-z]|\s?_|\s+[0-9])"
     r"|[0-9]++(?:\.[0-9]++(?!\())?+"
-    r"(?![.eE_]| ?\{| [0-9]|,[0-9\\]|\^\s*\{?\s*(?:\\|[snrt])|\\(?:[,m]|te|rm))"
-    r"|\\(?:[A-Za-z]++(?!\s?_|\.)|[{},;!: ]))|)"
+    r"(?![.eE_]| ?\{| [0-9]|,(?:[0-9]{3}|\\)|\^\s*\{?\s*(?:\\|[snrt])|\\(?:[,m]|te|rm|overline|bar|dot)|st|nd|rd|th)"
+    r"|\\(?:[A-Za-z]++(?!\s?_|\.|\s*\{\s*(?:d|\\(?:te|ma|rm)))|[{},;!: ]))|)"
 )
 """A token that stands for itself, or nothing: where a word, subscript, separator of digits or the like may begin."""
 _LETTERS = re.compile(r"[A-Za-z]+")
@@ -74,10 +74,12 @@ def _plain_tokens(text: str) -> list[Token] | None:
 
 
 class _Tokenizer(CommandScanner):
-    """Reads all of the text, each token by its first character."""
+    """Reads all of the text, each token by its first character unless it stands for itself."""
 
     def run(self) -> list[Token]:
         while self.at < len(self.text):
+            if self.plain():
+                continue
             char = self.text[self.at]
             if char in _SPACES:
                 self.at += 1
@@ -92,6 +94,23 @@ class _Tokenizer(CommandScanner):
                 raise ParseError(f"unexpected {self.text[self.at : self.at + 12]!r}")
         self.tokens.append(END)
         return self.tokens
+
+    def plain(self) -> bool:
+        """A token that stands for itself, found as ``_plain_tokens`` finds it."""
+        match = _PLAIN.match(self.text, self.at)
+        part = match[1] if match else None
+        if not match or not part:
+            self.at = match.end() if match else self.at  # past the spaces
+            return self.at == len(self.text)
+        token = _PLAIN_TOKENS.get(part)
+        if token is None:
+            if part[0] == "\\":
+                return False
+            token = Token("num", part)
+        elif token is COMMA and self.last() == COMMA:
+            return False
+        self.at = match.end()
+        return token is _SKIPPED or self.append(token)
 
     def number(self) -> bool:
         whole = _WHOLE.match(self.text, self.at)

@@ -189,6 +189,14 @@ def is_scalar(node: Node) -> TypeGuard[Scalar]:
     return type(node) in _SCALARS
 
 
+_SETS = frozenset(SetLike.__args__)
+
+
+def is_set_like(node: Node) -> TypeGuard[SetLike]:
+    """``isinstance(node, SetLike)``, several times faster."""
+    return type(node) in _SETS
+
+
 FUNCTION_NAMES = frozenset({
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
     "arsinh", "arcosh", "artanh", "ln", "abs", "floor", "ceil", "factorial", "binom",
@@ -225,6 +233,8 @@ def reciprocal(node: Scalar) -> Scalar:
 
 def product(*factors: Node) -> Mul:
     """The product, nested products flattened so that a long one does not nest deeply."""
+    if Mul not in map(type, factors):
+        return Mul(factors)
     flat: list[Node] = []
     for factor in factors:
         flat.extend(factor.factors if isinstance(factor, Mul) else (factor,))
@@ -233,6 +243,8 @@ def product(*factors: Node) -> Mul:
 
 def total(*terms: Node) -> Add:
     """The sum, nested sums flattened."""
+    if Add not in map(type, terms):
+        return Add(terms)
     flat: list[Node] = []
     for term in terms:
         flat.extend(term.terms if isinstance(term, Add) else (term,))
@@ -273,8 +285,11 @@ def measure(node: Node) -> tuple[int, int]:
     while stack:
         current, depth = stack.pop()
         size += 1
-        deepest = max(deepest, depth)
-        stack.extend((child, depth + 1) for child in children(current))
+        if depth > deepest:
+            deepest = depth
+        parts = _CHILDREN.get(type(current))
+        if parts:
+            stack.extend([(child, depth + 1) for child in parts(current)])
     return size, deepest
 
 
@@ -284,10 +299,12 @@ def contains(node: Node, kinds: type | tuple[type, ...], names: frozenset[str] =
     while stack:
         current = stack.pop()
         if isinstance(current, kinds) and (
-            not names or (isinstance(current, Func | Const | Sym) and current.name in names)
+            not names or (isinstance(current, (Func, Const, Sym)) and current.name in names)
         ):
             return True
-        stack.extend(children(current))
+        parts = _CHILDREN.get(type(current))
+        if parts:
+            stack.extend(parts(current))
     return False
 
 
@@ -300,7 +317,9 @@ def free_symbols(node: Node) -> frozenset[str]:
         if isinstance(current, Sym):
             found.add(current.name)
         else:
-            stack.extend(children(current))
+            parts = _CHILDREN.get(type(current))
+            if parts:
+                stack.extend(parts(current))
     return frozenset(found)
 
 

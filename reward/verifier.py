@@ -70,7 +70,7 @@ class Verifier:
         for index, (completion, gold, question) in enumerate(zip(completions, golds, questions, strict=True)):
             if not isinstance(completion, str):
                 raise TypeError(f"completion {index} is a {type(completion).__name__}; pass the text of its last turn")
-            if not isinstance(question, str | None):
+            if question is not None and not isinstance(question, str):
                 raise TypeError(f"question {index} is a {type(question).__name__}; pass its text")
             screened = self._screen(completion, gold, question)
             if isinstance(screened, Verdict):
@@ -129,7 +129,9 @@ class Verifier:
             if known is not None:
                 self._compared.move_to_end(key)
                 return known
-        compared = judge_quickly(pair.pred, pair.gold.node)
+        # The trees of texts are remembered, so that gold written alike is the same object.
+        compared = pair.gold.itself if pair.pred is pair.gold.node else None
+        compared = compared or judge_quickly(pair.pred, pair.gold.node)
         if compared is None:
             return None
         right, decided_by = compared

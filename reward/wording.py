@@ -29,6 +29,7 @@ _DATE = re.compile(
 )
 _TEXT_MARKS = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mbox)\s*\{|[{}$]|\^|\\[, ]")
 _DIGIT = re.compile("[0-9]")
+_IN_NO_DATE = re.compile(r"[=+\-/()\[\]<>*|_]|\\[^tm, ]")
 _LONGEST_DATE = 60
 _PROSE = re.compile(r"[A-Za-z0-9\s,.;:!?'\"$()\-]+")
 _SENTENCE_PARTS = re.compile(r"[a-z]+|-?[0-9]+(?:\.[0-9]+)?|[()]")
@@ -64,7 +65,7 @@ def time_of_day(text: str) -> Clock | None:
 
 def date(text: str) -> Text | None:
     """``March 5``, ``5th of March``, ``Mar. 5, 2020``, written in one way; None if it is none."""
-    possible = len(text) <= _LONGEST_DATE and _DIGIT.search(text)
+    possible = len(text) <= _LONGEST_DATE and _DIGIT.search(text) and not _IN_NO_DATE.search(text)
     match = _DATE.fullmatch(_TEXT_MARKS.sub("", text)) if possible else None
     if match is None:
         return None
