@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from deltarl.model.hf_policy import HFPolicy
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import load_policy, uses_every_parameter
 from deltarl.model.value import PolicyWithValues
@@ -149,8 +150,9 @@ class Learner:
         return values
 
     def weights(self) -> WeightUpdate:
-        """The policy as it is now."""
-        return WeightUpdate.of(self._unwrapped(), self.version)
+        """The policy as it is now, in the dtype that samplers have it in."""
+        policy = self._unwrapped()
+        return WeightUpdate.of(policy, self.version, policy.stored_dtypes if isinstance(policy, HFPolicy) else None)
 
     def save(self, folder: Path) -> None:
         """Writes model and optimizer state into `folder`; only the main rank does anything."""

@@ -98,11 +98,12 @@ def _model(config: RunConfig, vocab_size: int) -> PreTrainedModel:
 def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, int]:
     """Lines, and bytes of a learner rank and of a rollout worker without activations."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    parts = {"weights": weights, "gradient": weights, "AdamW": 2 * weights}
+    learned = weights if isinstance(model, HybridForCausalLM) else 4 * model.num_parameters()  # HFPolicy is in fp32
+    parts = {"weights": learned, "gradient": learned, "AdamW": 2 * learned}
     if config.learner.beta:
-        parts["reference model"] = weights
+        parts["reference model"] = learned
     if config.learner.baseline == "critic" and config.learner.critic.trunk == "own":
-        parts["critic with gradient and AdamW"] = 4 * weights
+        parts["critic with gradient and AdamW"] = 4 * learned
     rollout = config.rollout
     length = config.data.max_prompt_tokens + rollout.max_tokens
     sequences = min(rollout.max_num_seqs, -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations)

@@ -56,12 +56,14 @@ def test_a_large_model_is_not_tried_but_estimated_with_the_formula(tiny, monkeyp
 def test_another_model_is_planned_by_its_own_sizes(tiny, tmp_path):
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "max_position_embeddings": 128}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=300, num_attention_heads=2, num_key_value_heads=1, **sizes))
-    model.save_pretrained(tmp_path / "llama")
+    model.bfloat16().save_pretrained(tmp_path / "llama")
     byte_tokenizer([]).save_pretrained(tmp_path / "llama")
     plan = make_plan(tiny(f"model.path={tmp_path / 'llama'}", "sft=null", "rollout.backend=transformers"))
     assert plan.refused == []
     assert plan.lines[0] == f"policy: {model.num_parameters():,} parameters, 3 layers"
-    assert "keys and values of its sequences are not counted" in plan.lines[2]
+    gib = model.num_parameters() / 2**30
+    assert f"(weights {4 * gib:.3g}, gradient {4 * gib:.3g}, AdamW {8 * gib:.3g})" in plan.lines[1]  # in fp32
+    assert f"(weights {2 * gib:.3g}; keys and values of its sequences are not counted)" in plan.lines[2]
     assert f"{2 * model.num_parameters() * (160 + 3 * 800):.3g} FLOP" in plan.lines[4]
 
 
