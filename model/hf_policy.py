@@ -16,11 +16,17 @@ class HFPolicy(nn.Module):
 
     Its parameters go by the model's own names in `state_dict`, which are those a sampler of transformers knows.
     Stays in eval mode: the sampler has no dropout, so the learner must have none either.
+    Computes and learns in fp32, whatever the checkpoint's dtype: in bf16 most updates of a usual learning rate are
+    rounded away.
+
+    Attributes:
+        stored_dtypes: by name in `state_dict`, what a sampler of the same checkpoint has.
     """
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
-        self.model = model
+        self.stored_dtypes = {name: x.dtype for name, x in model.state_dict().items()}
+        self.model = model.float()
         self.config = model.config
         self.train()
 

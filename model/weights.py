@@ -28,8 +28,10 @@ class WeightUpdate:
     arrays: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, model: nn.Module, version: int) -> "WeightUpdate":
-        arrays = {name: _to_array(x) for name, x in model.state_dict().items()}
+    def of(cls, model: nn.Module, version: int, dtypes: Mapping[str, torch.dtype] | None = None) -> "WeightUpdate":
+        """`dtypes`: of the receiver's tensors by name, if they are not those of `model`."""
+        state = model.state_dict()
+        arrays = {name: _to_array(x if dtypes is None else x.to(dtypes[name])) for name, x in state.items()}
         return cls(version, checksum(arrays), arrays)
 
     def load_into(self, model: nn.Module) -> None:

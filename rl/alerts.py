@@ -19,7 +19,8 @@ class AlertConfig(Section):
     entropy_share: float = Field(default=0.1, ge=0, lt=1)
     """Entropy below this share of what it was in the first window; 0 never alerts."""
     reward_drop: PositiveFloat = 0.5
-    """Mean reward this many standard deviations of a score below the best window's."""
+    """Mean reward this many standard deviations of a score below the best window's; the largest a step had, since at
+    its best a reward may be the same everywhere."""
     mismatch_k3: PositiveFloat = 1e-3
     """KL between sampler and learner under the same weights, in nats per token."""
 
@@ -50,7 +51,7 @@ class Watch:
         self._config = config
         self._entropy, self._reward = (deque[float](maxlen=config.window) for _ in range(2))
         self._first_entropy: float | None = None
-        self._best: tuple[float, float] | None = None
+        self._best, self._spread = -math.inf, 0.0
         self._on: set[str] = set()
 
     def look(self, row: Mapping[str, Any]) -> tuple[dict[str, float], list[Alert]]:
@@ -79,15 +80,14 @@ class Watch:
         return Alert("entropy", f"entropy fell to {now:.3g} nats, from {self._first_entropy:.3g}")
 
     def _see_reward(self, row: Mapping[str, Any]) -> Alert | None:
+        self._spread = max(self._spread, float(row.get("reward/std") or 0.0))
         if not _add(self._reward, row.get("reward/mean")):
             return None
         now = fmean(self._reward)
-        if self._best is None or now > self._best[0]:
-            self._best = now, float(row.get("reward/std") or 0.0)
-        best, spread = self._best
-        if now >= best - self._config.reward_drop * spread:
+        self._best = max(self._best, now)
+        if now >= self._best - self._config.reward_drop * self._spread:
             return None
-        return Alert("reward", f"mean reward fell to {now:.3g}, from {best:.3g}")
+        return Alert("reward", f"mean reward fell to {now:.3g}, from {self._best:.3g}")
 
     def _see_now(self, row: Mapping[str, Any]) -> list[Alert]:
         found = []

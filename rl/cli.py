@@ -35,7 +35,7 @@ def run_command(description: str, run: Callable[[RunConfig], None], argv: Sequen
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print sizes, memory, tokens, time and what would be refused; run nothing",
+        help="print sizes, memory, tokens, an estimate of time, and what is refused; run nothing",
     )
     config, args = _parse(parser, argv)
     return _print_plan(config) if args.dry_run else exit_status(lambda: run(config))

@@ -19,7 +19,8 @@ from deltarl.rl.section import Section
 
 class ModelConfig(Section):
     path: str | None = None
-    """Checkpoint folder (kimi_linear) with its tokenizer. Without it, a random model of the size below is made."""
+    """Checkpoint folder with its tokenizer: kimi_linear, or any causal language model of HuggingFace with
+    rollout.backend transformers or vllm. Without it, a random model of the size below is made."""
     tokenizer_extra_tokens: list[str] = Field(default=["\\boxed{"])
     """Strings that are one token each in the byte-level tokenizer of a model made here."""
     hidden_size: PositiveInt = 96
@@ -270,6 +271,11 @@ class RunConfig(Section):
                 f"rollout.num_generations = {rollout.num_generations}: algorithm = {self.algorithm!r} with "
                 f"learner.baseline = {learner.baseline!r} compares the samples of a group with each other and needs at "
                 "least 2; one sample a problem is enough for algorithm=ppo and algorithm=reinforce_pp"
+            )
+        if learner.baseline == "critic" and learner.critic.warmup_updates >= self.steps:
+            raise ValueError(
+                f"learner.critic.warmup_updates = {learner.critic.warmup_updates} of steps = {self.steps} leave the "
+                "policy none to learn in; lower warmup_updates, or raise steps"
             )
         if rollout.dynamic_sampling and learner.baseline in ("none", "critic"):
             raise ValueError(

@@ -50,6 +50,8 @@ def _with_critic(
     beta: float,
 ) -> Credited:
     """Each token is rewarded with minus its KL, the last one with the answer's score too."""
+    if not answers:
+        return [], {}
     rewards = [np.zeros(len(v)) if kl is None else -beta * kl[i] for i, v in enumerate(values)]
     for r, score in zip(rewards, scores, strict=True):
         r[-1:] += score

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from deltarl.model.hf_policy import HFPolicy
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import load_policy, uses_every_parameter
 from deltarl.model.value import PolicyWithValues
@@ -56,7 +57,7 @@ class Learner:
             raise ValueError("learner.aggregation = 'constant' divides by the longest possible answer: give max_tokens")
         self.max_tokens = max_tokens or 0
         self.config, self.temperature, self.version = config, temperature, 0
-        self.skipped = 0  # optimizer steps in a row
+        self.skipped = 0  # optimizer steps left out since the policy last took one
         model = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
         self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp])
@@ -149,8 +150,9 @@ class Learner:
         return values
 
     def weights(self) -> WeightUpdate:
-        """The policy as it is now."""
-        return WeightUpdate.of(self._unwrapped(), self.version)
+        """The policy as it is now, in the dtype that samplers have it in."""
+        policy = self._unwrapped()
+        return WeightUpdate.of(policy, self.version, policy.stored_dtypes if isinstance(policy, HFPolicy) else None)
 
     def save(self, folder: Path) -> None:
         """Writes model and optimizer state into `folder`; only the main rank does anything."""
@@ -183,8 +185,8 @@ class Learner:
         critic_norm = torch.zeros_like(norm) if self.critic is None else self.critic.clip_gradient()
         # All ranks must agree. They have the same gradient, but each its own share of the loss.
         if bool(torch.isfinite(self.accelerator.reduce(loss, "sum") + norm + critic_norm)):
-            self.skipped = 0
             if not critic_alone:
+                self.skipped = 0  # a critic that still learns says nothing of a policy that does not
                 stats.add_step(float(norm), self.scheduler.get_last_lr()[0])
                 if self.critic is None or self.version >= self.config.critic.warmup_updates:
                     self.optimizer.step()

@@ -1,16 +1,18 @@
-"""What a run would do, without starting it: sizes, memory, tokens, time, and what would be refused."""
+"""What a run would do, without starting it: sizes, memory, tokens, an estimate of time, and what it would refuse."""
 
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import KimiLinearConfig
+from transformers import AutoConfig, AutoModelForCausalLM, KimiLinearConfig, PreTrainedModel
 
 from deltarl.model.config import hybrid_config
 from deltarl.model.hybrid import HybridForCausalLM
+from deltarl.model.policy import is_hybrid
 from deltarl.reward.rewards import Scorer
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import cpus_needed, scorer_arguments
@@ -26,7 +28,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Plan:
-    """`lines` to read, and `refused`: what would stop the run before its first step."""
+    """`lines` to read, and `refused`: what, of that which is looked at, would stop the run before its first step."""
 
     lines: list[str]
     refused: list[str]
@@ -37,17 +39,15 @@ def make_plan(config: RunConfig) -> Plan:
     refused = [str(error) for error in _problems(config)]
     try:
         tokenizer = load_tokenizer(config.model)
-        shape = _shape(config, len(tokenizer))
+        with torch.device("meta"):
+            model = _model(config, len(tokenizer))
     except (OSError, ValueError) as error:
         return Plan([], refused or [str(error)])
-    with torch.device("meta"):
-        model = HybridForCausalLM(shape)
-    parameters = model.num_parameters()
-    lines = [f"policy: {parameters:,} parameters, {shape.num_hidden_layers} layers"]
+    lines = [f"policy: {model.num_parameters():,} parameters, {model.config.num_hidden_layers} layers"]
     memory, learner_bytes, worker_bytes = _memory(config, model)
     lines += memory
     lines += _tokens(config)
-    lines += _seconds(config, shape, parameters)
+    lines += _seconds(config, model)
     here = config.learner.num_ranks * learner_bytes + config.rollout.num_workers * worker_bytes
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if not torch.cuda.is_available() and here > available:
@@ -83,33 +83,42 @@ def _problems(config: RunConfig) -> Iterator[Exception]:
             yield error
 
 
-def _shape(config: RunConfig, vocab_size: int) -> KimiLinearConfig:
-    if config.model.path is not None:
-        return KimiLinearConfig.from_pretrained(config.model.path)
-    own = {"path", "tokenizer_extra_tokens"}
-    return hybrid_config(vocab_size=vocab_size, **config.model.model_dump(exclude=own))
+def _model(config: RunConfig, vocab_size: int) -> PreTrainedModel:
+    """The policy without its weights."""
+    path = config.model.path
+    if path is None:
+        own = {"path", "tokenizer_extra_tokens"}
+        return HybridForCausalLM(hybrid_config(vocab_size=vocab_size, **config.model.model_dump(exclude=own)))
+    if is_hybrid(path):
+        return HybridForCausalLM(KimiLinearConfig.from_pretrained(path))
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    return model
 
 
-def _memory(config: RunConfig, model: HybridForCausalLM) -> tuple[list[str], int, int]:
+def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, int]:
     """Lines, and bytes of a learner rank and of a rollout worker without activations."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    parts = {"weights": weights, "gradient": weights, "AdamW": 2 * weights}
+    learned = weights if isinstance(model, HybridForCausalLM) else 4 * model.num_parameters()  # HFPolicy is in fp32
+    parts = {"weights": learned, "gradient": learned, "AdamW": 2 * learned}
     if config.learner.beta:
-        parts["reference model"] = weights
+        parts["reference model"] = learned
     if config.learner.baseline == "critic" and config.learner.critic.trunk == "own":
-        parts["critic with gradient and AdamW"] = 4 * weights
+        parts["critic with gradient and AdamW"] = 4 * learned
     rollout = config.rollout
     length = config.data.max_prompt_tokens + rollout.max_tokens
     sequences = min(rollout.max_num_seqs, -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations)
-    cache = _bytes(model.new_cache(sequences, length))
+    cache, kept = 0, "; keys and values of its sequences are not counted"
+    if isinstance(model, HybridForCausalLM):
+        cache = _bytes(model.new_cache(sequences, length))
+        kept = f", states and latents of {sequences} sequences of up to {length} tokens {_gib(cache)}"
     learner, worker = sum(parts.values()), weights + cache
     listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
     return (
         [
             f"memory of each of {config.learner.num_ranks} learner ranks: {_gib(learner)} GiB ({listed}), and the "
             f"activations of {config.learner.max_tokens_per_micro_batch} tokens (a micro-batch), which are not counted",
-            f"memory of each of {rollout.num_workers} rollout workers: {_gib(worker)} GiB (weights {_gib(weights)}, "
-            f"states and latents of {sequences} sequences of up to {length} tokens {_gib(cache)})",
+            f"memory of each of {rollout.num_workers} rollout workers: {_gib(worker)} GiB (weights {_gib(weights)}"
+            f"{kept})",
         ],
         learner,
         worker,
@@ -132,10 +141,11 @@ def _bytes(tree: object) -> int:
 def _tokens(config: RunConfig) -> list[str]:
     rollout = config.rollout
     answers = rollout.prompts_per_step * rollout.num_generations
+    before_refills = "before refills " if rollout.max_refills else ""
     return [
         f"a step: {rollout.prompts_per_step} problems x {rollout.num_generations} answers = {answers} answers, at most "
-        f"{answers * rollout.max_tokens:,} tokens sampled and {answers * _longest(config):,} learned from, in "
-        f"{config.learner.num_minibatches} optimizer steps; {config.steps} steps",
+        f"{answers * rollout.max_tokens:,} tokens sampled {before_refills}and {answers * _longest(config):,} learned "
+        f"from, in {config.learner.num_minibatches} optimizer steps; {config.steps} steps",
     ]
 
 
@@ -143,31 +153,47 @@ def _longest(config: RunConfig) -> int:
     return config.data.max_prompt_tokens + config.rollout.max_tokens
 
 
-def _seconds(config: RunConfig, shape: KimiLinearConfig, parameters: int) -> list[str]:
-    """An upper bound of the step's sampling and learning, for answers of full length."""
-    rollout, learner = config.rollout, config.learner
+def _seconds(config: RunConfig, model: PreTrainedModel) -> list[str]:
+    """An estimate of the step's sampling and learning, for answers of full length."""
+    rollout, learner, parameters = config.rollout, config.learner, model.num_parameters()
+    without = "without worked solutions, corrections, refills, scoring, evaluation and publishing"
     learned = rollout.prompts_per_step * rollout.num_generations * _longest(config)
     # In passes through a model, a forward pass being 1 and a forward and backward pass 3.
     passes = 3.0 + (1.0 if learner.beta else 0.0)
     if learner.baseline == "critic":
         passes += (1.0 + 3.0 * learner.critic.epochs) if learner.critic.trunk == "own" else 1.0
-    if parameters > PROBE_PARAMETERS:
+    if parameters > PROBE_PARAMETERS or not isinstance(model, HybridForCausalLM) or rollout.backend != "native":
         sampled = rollout.prompts_per_step * rollout.num_generations * rollout.max_tokens
         flops = 2 * parameters * (passes * learned + sampled)
         return [
-            f"time of a step: not measured, the model is too large to try here. Estimate: 2 x parameters x (tokens "
-            f"sampled + {passes:g} x tokens learned from) = {flops:.3g} FLOP at most; divide by what the devices reach"
+            "time of a step: not measured; only a small hybrid that our engine samples is tried. Estimate: 2 x "
+            f"parameters x (tokens sampled + {passes:g} x tokens learned from) = {flops:.3g} FLOP, if all answers were "
+            f"of full length, {without}; divide by what the devices reach"
         ]
-    model = HybridForCausalLM(shape)
-    update = learned * passes / 3 / (_learning_speed(model) * learner.num_ranks)
+    model = HybridForCausalLM(model.config)
+    with _threads(learner.num_threads):
+        update = learned * passes / 3 / (_learning_speed(model) * learner.num_ranks)
     sequences = -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations
     at_once = min(sequences, rollout.max_num_seqs)
-    sampling = _decode_seconds(model, at_once) * rollout.max_tokens * -(-sequences // at_once)
+    with _threads(rollout.num_threads):
+        sampling = _decode_seconds(model, at_once) * rollout.max_tokens * -(-sequences // at_once)
     return [
-        f"time of a step: at most {sampling + update:.3g} s = sampling {sampling:.3g} s + learning {update:.3g} s, if "
-        "all answers were of full length and every process had a core; measured now with a random model of this size: "
-        f"{PROBE_STEPS} tokens of {at_once} sequences, a forward and backward pass of {PROBE_TOKENS} tokens, scaled up"
+        f"time of a step: an estimate of {sampling + update:.3g} s = sampling {sampling:.3g} s + learning "
+        f"{update:.3g} s, if all answers were of full length and every thread had a core, {without}; measured now with "
+        f"a random model of this size: {PROBE_STEPS} tokens of {at_once} sequences, a forward and backward pass of "
+        f"{PROBE_TOKENS} tokens, scaled up"
     ]
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many threads, as a process of the run has, and then as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _learning_speed(model: HybridForCausalLM) -> float:

@@ -34,7 +34,7 @@ def open_run_dir(config: RunConfig) -> Path:
     """
     run_dir = config.run_dir
     file = run_dir / CONFIG_FILE
-    started = any((run_dir / name).exists() for name in ("initial", "sft", "metrics.jsonl"))
+    started = any((run_dir / name).exists() for name in ("initial", "sft", "difficulty.json", "metrics.jsonl"))
     if started and file.exists() and file.stat().st_size:
         before, now = _flatten(yaml.safe_load(file.read_text())), _flatten(config.model_dump(mode="json"))
         differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]

@@ -38,6 +38,13 @@ def test_reward_is_compared_with_the_best_window_in_its_spread():
     assert [bool(names) for names, _ in looked(falling)] == [False, False, False, True]
 
 
+def test_a_reward_that_was_the_same_everywhere_may_dip_but_not_fall():
+    rows = [{"reward/mean": r, "reward/std": s} for r, s in [(1, 0), (1, 0), (0.95, 0.2), (0.97, 0.1), (0.3, 0.46)]]
+    assert [bool(names) for names, _ in looked(rows)] == [False] * 4 + [True]
+    before = {"reward/mean": 0.5, "reward/std": 0.5}
+    assert not any(names for names, _ in looked([before, *rows[:4], {"reward/mean": 0.8, "reward/std": 0.4}]))
+
+
 @pytest.mark.parametrize(
     ("name", "metric", "good", "bad"), [("mismatch", "mismatch/k3", 9e-4, 2e-3), ("skipped", "optim/skipped", 0, 1)]
 )

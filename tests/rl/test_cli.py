@@ -97,6 +97,11 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(recipe, override, told):
     assert told in refusal(recipe, override)
 
 
+def test_a_critic_that_warms_up_the_whole_run_is_refused(recipe):
+    told = refusal(recipe, "algorithm=ppo", "steps=2", "learner.critic.warmup_updates=2")
+    assert "learner.critic.warmup_updates = 2 of steps = 2" in told
+
+
 def test_rewards_of_one_name_are_refused(recipe):
     recipe.write_text(yaml.safe_dump(MINIMAL | {"reward": {"functions": [{"name": "a"}, {"name": "a"}]}}))
     assert "distinct names" in refusal(recipe)

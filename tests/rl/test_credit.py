@@ -1,5 +1,7 @@
 """From scores to the advantages of tokens, with a learner that says what the test wants."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,9 @@ def test_without_a_critic_the_tokens_of_an_answer_share_its_advantage(episodes):
     assert [len(set(s.advantages)) for s in samples] == [1] * 4
     assert [np.sign(s.advantages[0]) for s in samples] == [1, -1, -1, 1]
     assert samples[0].values is samples[0].returns is None
+
+
+@pytest.mark.parametrize("scale", ["none", "whiten"])
+def test_without_any_score_there_is_nothing_to_learn_from(episodes, scale):
+    unscored = replace(episodes, report=ScoreReport([None] * 6, None, {}))
+    assert assign_credit(unscored, [0, 1, 2], ppo(scale_rewards=scale), 0.0, Learner()) == ([], {})

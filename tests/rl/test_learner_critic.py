@@ -195,3 +195,13 @@ def test_a_return_that_is_not_finite_leaves_policy_and_critic(learner, answers):
     assert same(policy_of(one), start)
     assert same(critic_of(one), critic)
     assert update(one, answers)["optim/critic_grad_norm"] > 0
+
+
+def test_passes_of_the_critic_alone_do_not_hide_a_policy_that_never_trains(learner, answers):
+    one = learner({"epochs": 3}, max_skipped_steps=3)
+    broken = replace(answers[0], advantages=[float("nan")] * len(answers[0].completion_ids))
+    samples = [broken, *answers[1:]]
+    for _ in range(2):
+        assert update(one, samples)["optim/skipped"] == 1
+    with pytest.raises(FloatingPointError, match="3 optimizer steps in a row"):
+        update(one, samples)

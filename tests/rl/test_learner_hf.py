@@ -121,3 +121,26 @@ def test_a_reference_model_is_the_starting_point(folder, learner):
     first = held.update(split_batch(samples, 1, 1)[0])
     assert first["kl/ref"] == pytest.approx(0, abs=1e-9)
     assert held.update(split_batch(samples, 1, 1)[0])["kl/ref"] > 1e-6
+
+
+def test_a_bf16_checkpoint_is_trained_in_fp32_and_published_in_bf16(tmp_path):
+    torch.manual_seed(0)
+    qwen2().bfloat16().save_pretrained(tmp_path / "policy")
+    path = str(tmp_path / "policy")
+    one = Learner(LearnerConfig(warmup_steps=0, learning_rate=1e-6), path, 10, TEMPERATURE)
+    start = load_policy(path).state_dict()
+    samples = sampled(tmp_path / "policy")
+    for _ in range(2):
+        one.update(split_batch(samples, 1, 1)[0])
+    now = one.model.state_dict()
+    moved = [(x - start[name]).abs() for name, x in now.items()]
+    assert torch.cat([x.flatten() for x in moved]).median() > 1e-7  # bf16 would round steps of 1e-6 away
+    sampler = make_backend("transformers", path, max_num_seqs=8)
+    sampler.load_weights(one.weights())
+    assert sampler.generate([[5, 6, 7]], SamplingParams(max_tokens=4, seed=1))[0].outputs[0].weight_versions == [2] * 4
+    assert sampler.model.dtype == torch.bfloat16
+    one.save(tmp_path / "saved")
+    other = Learner(LearnerConfig(warmup_steps=0, learning_rate=1e-6), path, 10, TEMPERATURE)
+    other.load(tmp_path / "saved")
+    assert all(torch.equal(x, now[name]) for name, x in other.model.state_dict().items())
+    assert other.weights().checksum == one.weights().checksum

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from deltarl.model.tokenizer import byte_tokenizer
 from deltarl.rl import plan as planning
@@ -20,7 +22,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path, capsys, tiny):
     model = new_model(config.model, len(byte_tokenizer(config.model.tokenizer_extra_tokens)), 0)
     assert f"policy: {model.num_parameters():,} parameters, 2 layers" in text
     assert "4 problems x 4 answers = 16 answers, at most 160 tokens sampled and 800 learned from" in text
-    assert "time of a step: at most " in text
+    assert "time of a step: an estimate of " in text
     assert "would be refused" not in text
     assert not (tmp_path / "runs").exists()
 
@@ -51,7 +53,30 @@ def test_a_large_model_is_not_tried_but_estimated_with_the_formula(tiny, monkeyp
     assert f"{2 * parameters * (160 + 3 * 800):.3g} FLOP" in line
 
 
-def test_everything_that_would_be_refused_is_told_at_once(capsys, tmp_path):
+def test_another_model_is_planned_by_its_own_sizes(tiny, tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "max_position_embeddings": 128}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=300, num_attention_heads=2, num_key_value_heads=1, **sizes))
+    model.bfloat16().save_pretrained(tmp_path / "llama")
+    byte_tokenizer([]).save_pretrained(tmp_path / "llama")
+    plan = make_plan(tiny(f"model.path={tmp_path / 'llama'}", "sft=null", "rollout.backend=transformers"))
+    assert plan.refused == []
+    assert plan.lines[0] == f"policy: {model.num_parameters():,} parameters, 3 layers"
+    gib = model.num_parameters() / 2**30
+    assert f"(weights {4 * gib:.3g}, gradient {4 * gib:.3g}, AdamW {8 * gib:.3g})" in plan.lines[1]  # in fp32
+    assert f"(weights {2 * gib:.3g}; keys and values of its sequences are not counted)" in plan.lines[2]
+    assert f"{2 * model.num_parameters() * (160 + 3 * 800):.3g} FLOP" in plan.lines[4]
+
+
+def test_the_probe_runs_with_the_threads_of_the_run(tiny, monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    for name in ("_learning_speed", "_decode_seconds"):
+        monkeypatch.setattr(planning, name, lambda *unused: seen.append(torch.get_num_threads()) or 1.0)
+    make_plan(tiny("learner.num_threads=3", "rollout.num_threads=2"))
+    assert seen == [3, 2]
+    assert torch.get_num_threads() == before
+
+
+def test_what_would_be_refused_is_told_at_once(capsys, tmp_path):
     arguments = ["--config", str(TINY), "--dry-run", "data.max_prompt_tokens=2"]
     assert main([*arguments, "reward.functions=[{name: a, function: no_such_module_here:f}]"]) == 2
     text = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from deltarl.rl import difficulty
 from deltarl.rl.cli import ConfigError, load_config
 from deltarl.rl.run_dir import open_run_dir
 
@@ -41,6 +42,13 @@ def test_a_folder_in_which_nothing_was_computed_is_free(tiny):
     open_run_dir(tiny())
     run_dir = open_run_dir(tiny("seed=7"))
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["seed"] == 7
+
+
+def test_measured_success_rates_belong_to_the_config_they_were_measured_under(tiny):
+    run_dir = open_run_dir(tiny())
+    (run_dir / difficulty.FILE).write_text("[0.5]")
+    with pytest.raises(ConfigError, match=r"data\.train\.num_problems: 48 there, 99 here"):
+        open_run_dir(tiny("data.train.num_problems=99"))
 
 
 def test_what_does_not_change_the_result_may_differ(tiny):
