@@ -5,10 +5,11 @@ from torch import Tensor
 
 
 class SideBySide:
-    """`torch.cat` of some parameters along the first dimension, computed again only after one of them has changed.
+    """`torch.cat` of some parameters along the first dimension; kept in inference mode, in which only samplers run.
 
     It stays where it is in memory when it is computed again, so that a CUDA graph that reads it need not be captured
-    anew. Where gradients are wanted it is a plain `torch.cat`, and nothing is kept.
+    anew. It is computed again after a change that the parameters count, and after `forget`: PyTorch's fused optimizers
+    change parameters and do not count it. Outside inference mode it is a plain `torch.cat`, and nothing is kept.
     """
 
     def __init__(self) -> None:
@@ -20,7 +21,7 @@ class SideBySide:
         Args:
             parts: parameters, `[n_i, ...]`; always the same ones for an object of this class.
         """
-        if torch.is_grad_enabled() or any(p.is_inference() for p in parts):  # the latter do not count their changes
+        if not torch.is_inference_mode_enabled() or any(p.is_inference() for p in parts):
             return torch.cat(parts)
         seen = [(p.data_ptr(), p._version) for p in parts]
         if seen != self._seen:
@@ -32,7 +33,7 @@ class SideBySide:
         return self._joined
 
     def forget(self) -> None:
-        """Has the next `of` compute it again, also where a change was hidden from the parameters' counts."""
+        """Has the next `of` compute it again."""
         self._seen = []
 
     def _room(self, parts: list[Tensor]) -> Tensor:

@@ -224,6 +224,7 @@ class HybridForCausalLM(PreTrainedModel):
         With `packing.start`, the next pieces of prompts whose rows hold what came before. Pieces must start at a
         multiple of the chunk size, `deltarl.kernels.chunk.CHUNK_SIZE`.
         """
+        self.join_weights()
         hidden = self.model.packed(ids, packing, cache, rows)
         last = hidden[packing.cu_seqlens[1:] - 1]
         filled = F.pad(last, (0, 0, 0, max(0, MIN_ROWS - len(last))))
@@ -252,11 +253,11 @@ class HybridForCausalLM(PreTrainedModel):
         )
 
     def join_weights(self) -> None:
-        """Brings the copies up to date that KDA layers decode with; for CUDA graphs, after the weights have changed.
+        """In inference mode, brings the copies up to date that KDA layers sample with. Every prefill does.
 
-        Everything else does so by itself.
+        For whoever changes weights between two decode steps.
         """
-        with torch.no_grad():
+        if torch.is_inference_mode_enabled():
             for module in self.modules():
                 if isinstance(module, KDALayer):
                     module.join_weights()

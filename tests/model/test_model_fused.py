@@ -7,6 +7,8 @@ import torch
 from tiny_models import random_ids, tiny_model
 
 from deltarl.model.fused import SideBySide
+from deltarl.rollout.engine import Engine
+from deltarl.rollout.params import SamplingParams
 
 
 def parts():
@@ -34,14 +36,37 @@ def test_it_follows_every_kind_of_change_in_the_same_memory():
         assert now.data_ptr() == first.data_ptr()
 
 
-def test_a_hidden_change_is_seen_when_asked_to_forget():
+def test_a_change_that_is_not_counted_is_seen_after_forgetting_and_outside_inference_mode():
     a, b = parts()
     joined = SideBySide()
-    with torch.no_grad():
+    with torch.inference_mode():
         joined.of([a, b])
-        a.data.zero_()
-        joined.forget()
-        assert not joined.of([a, b])[:2].any()
+    a.grad = torch.ones_like(a)
+    torch.optim.AdamW([a], lr=0.1, fused=True).step()  # does not count
+    with torch.no_grad():
+        assert torch.equal(joined.of([a, b]), torch.cat([a, b]))
+    joined.forget()
+    with torch.inference_mode():
+        assert torch.equal(joined.of([a, b]), torch.cat([a, b]))
+
+
+def test_an_engine_samples_from_what_a_fused_optimizer_left():
+    model = tiny_model()
+    prompt, params = [[5, 6, 7, 8]], SamplingParams(max_tokens=3, seed=1)
+    engine = Engine(model, max_num_seqs=2, max_model_len=32)
+    before = engine.generate(prompt, params)[0].outputs[0].logprobs
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    torch.optim.AdamW(model.parameters(), lr=0.3, fused=True).step()
+    after = engine.generate(prompt, params)[0].outputs[0].logprobs
+    assert (
+        after
+        == Engine(copy.deepcopy(model), max_num_seqs=2, max_model_len=32)
+        .generate(prompt, params)[0]
+        .outputs[0]
+        .logprobs
+    )
+    assert after != before
 
 
 def test_gradients_reach_the_parameters_also_after_sampling():
