@@ -147,7 +147,7 @@ def test_old_logprobs_are_those_of_the_start_for_every_minibatch(learner, sample
 
     def keep(minibatch, *args, **kwargs):
         seen.append(minibatch)
-        accumulate(minibatch, *args, **kwargs)
+        return accumulate(minibatch, *args, **kwargs)
 
     monkeypatch.setattr(one, "_accumulate", keep)
     share = split_batch(samples, 1, 3)[0]
