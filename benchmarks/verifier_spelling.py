@@ -4,6 +4,9 @@ import random
 from collections.abc import Sequence
 from fractions import Fraction
 
+Draw = tuple[str, str, str]
+"""A gold, an answer equal to it, and one that is not."""
+
 
 class Hand:
     """Writes values as one of the hands that write answers does, at random."""
@@ -157,3 +160,10 @@ def times(*polynomials: Sequence[Fraction | int]) -> list[Fraction]:
                 result[i + j] += a * b
         product = result
     return product
+
+
+def mistaken(h: Hand, gold: str) -> str:
+    """Another value: ``gold`` with something added, a factor, or the other sign. Never 0."""
+    return h.pick(
+        f"{gold} + {h.rng.randint(1, 9)}", f"-({gold})", f"{h.rng.randint(2, 5)}({gold})", f"\\frac{{{gold}}}{{2}}"
+    )

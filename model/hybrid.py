@@ -253,14 +253,10 @@ class HybridForCausalLM(PreTrainedModel):
         )
 
     def join_weights(self) -> None:
-        """In inference mode, brings the copies up to date that KDA layers sample with. Every prefill does.
-
-        For whoever changes weights between two decode steps.
-        """
-        if torch.is_inference_mode_enabled():
-            for module in self.modules():
-                if isinstance(module, KDALayer):
-                    module.join_weights()
+        """Has `decode` see weights that have changed. Every `prefill` does it."""
+        for module in self.modules():
+            if isinstance(module, KDALayer):
+                module.join_weights()
 
     @classmethod
     def from_pretrained(cls, path: str | PathLike[str], **kwargs: Any) -> "HybridForCausalLM":  # type: ignore[override]

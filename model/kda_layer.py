@@ -16,7 +16,7 @@ from deltarl.kernels.kda import kda
 from deltarl.kernels.precision import core_dtype
 from deltarl.model.cache import KDACache
 from deltarl.model.config import gate_lower_bound
-from deltarl.model.fused import SideBySide
+from deltarl.model.fused import side_by_side
 from deltarl.model.packing import Packing
 
 
@@ -57,17 +57,18 @@ class KDALayer(nn.Module):
         self.g_b_proj = nn.Linear(self.head_dim, inner, bias=False)
         self.o_norm = GatedNorm(self.head_dim, config.rms_norm_eps)
         self.o_proj = nn.Linear(inner, hidden, bias=False)
-        self._projections, self._convolutions = SideBySide(), SideBySide()
+        self._joined: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, packing: Packing, cache: KDACache | None = None, rows: Tensor | None = None) -> Tensor:
         """`[T, D]` packed to `[T, D]`; with a cache, sequence i also leaves its state in cache row `rows[i]`.
 
         Pieces of sequences (`packing.start`) go on from what the rows hold.
         """
-        qkv, forget, gate, beta = self._project(x)
+        projections, weight = map(torch.cat, self._parts())
+        qkv, forget, gate, beta = self._project(x, projections)
         if choose_backend(x.device, x.dtype, self.head_dim, self.head_dim) == "triton":
-            return self._triton_forward(Projected(qkv, forget, beta, gate), packing, cache, rows)
-        weight = self._conv_weight()
+            projected, weights = Projected(qkv, forget, beta, gate), self._layer_weights(weight)
+            return self._triton_forward(projected, weights, packing, cache, rows)
         initial = None
         if packing.start is None or cache is None or rows is None:
             mixed, window = short_conv(qkv, weight, packing.position), None
@@ -103,10 +104,11 @@ class KDALayer(nn.Module):
         cache.window[rows] = last_inputs(qkv, packing.cu_seqlens, weight.shape[1]) if window is None else window
         return self._output(out, gate)
 
-    def _triton_forward(self, x: Projected, packing: Packing, cache: KDACache | None, rows: Tensor | None) -> Tensor:
+    def _triton_forward(
+        self, x: Projected, weights: LayerWeights, packing: Packing, cache: KDACache | None, rows: Tensor | None
+    ) -> Tensor:
         from deltarl.kernels.gpu.layer import layer_forward, layer_prefill
 
-        weights = self._layer_weights()
         if cache is None or rows is None:
             out = layer_forward(x, weights, packing.index, packing.position)
         else:
@@ -117,55 +119,54 @@ class KDALayer(nn.Module):
         return self.o_proj(out.flatten(-2))
 
     def decode(self, x: Tensor, cache: KDACache, slots: Tensor, offset: Tensor, position: Tensor) -> Tensor:
-        """One token for each row of the cache, `[B, D]`.
+        """One token for each row of the cache, `[B, D]`, under the weights that `join_weights` last saw.
 
         Args:
             slots: `[B]` 0..B-1, or below 0 for an idle row, which the Triton kernels leave alone; in PyTorch there must
                 be none.
             offset: `[B]` that of the token within its chunk.  position: `[B]` that in its sequence.
         """
-        qkv, forget, gate, beta = self._project(x)
+        projections, weight = self._joined or self.join_weights()
+        qkv, forget, gate, beta = self._project(x, projections)
         if isinstance(cache.delta, SlotState):
             from deltarl.kernels.gpu.layer import layer_decode
 
             projected = Projected(qkv, forget, beta, gate)
-            out = layer_decode(projected, self._layer_weights(), cache.delta, cache.window, slots, position)
+            out = layer_decode(projected, self._layer_weights(weight), cache.delta, cache.window, slots, position)
             return self.o_proj(out.flatten(-2))
-        mixed = short_conv_step(qkv, self._conv_weight(), cache.window)
+        mixed = short_conv_step(qkv, weight, cache.window)
         q, k, v, g, beta = self._recurrence_inputs(mixed, forget, beta)
         out = decode_kda(q, k, v, g, beta, self.head_dim**-0.5, cache.delta, offset, use_qk_l2norm=True)
         return self._output(out, gate)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor, projections: Tensor) -> tuple[Tensor, ...]:
         """`x` to q, k and v side by side, forget gate and output gate `[T, H, K]` each, and beta's logits `[T, H]`.
 
         One product for all six matrices: fewer calls, and a matrix as narrow as `b_proj` alone would round
         differently for different batch sizes.
         """
         inner = self.num_heads * self.head_dim
-        mixed = F.linear(x, self._projection_weight())
+        mixed = F.linear(x, projections)
         qkv, forget, gate, beta = mixed.split([3 * inner, self.head_dim, self.head_dim, self.num_heads], -1)
         heads = (self.num_heads, self.head_dim)
         return qkv, self.f_b_proj(forget).unflatten(-1, heads), self.g_b_proj(gate).unflatten(-1, heads), beta
 
-    def join_weights(self) -> None:
-        """Brings the matrices up to date that hold several parameters side by side (see `SideBySide`)."""
-        self._projections.forget()
-        self._convolutions.forget()
-        self._projection_weight()
-        self._conv_weight()
+    def join_weights(self) -> tuple[Tensor, Tensor]:
+        """Joins the projections and the convolutions for `decode`; to be called again when they have changed."""
+        old = self._joined or (None, None)
+        projections, convolutions = (side_by_side(parts, room) for parts, room in zip(self._parts(), old, strict=True))
+        self._joined = projections, convolutions
+        return self._joined
 
-    def _projection_weight(self) -> Tensor:
-        first = (self.q_proj, self.k_proj, self.v_proj, self.f_a_proj, self.g_a_proj, self.b_proj)
-        return self._projections.of([proj.weight for proj in first])
-
-    def _layer_weights(self) -> LayerWeights:
-        norm, eps = self.o_norm.weight, self.o_norm.eps
-        return LayerWeights(self._conv_weight(), self.A_log, self.dt_bias, self.lower_bound, norm, eps)
-
-    def _conv_weight(self) -> Tensor:
+    def _parts(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The weights of the projections of the layer's input and of the convolutions `[H·K, W]`."""
+        projections = (self.q_proj, self.k_proj, self.v_proj, self.f_a_proj, self.g_a_proj, self.b_proj)
         convolutions = (self.q_conv1d, self.k_conv1d, self.v_conv1d)
-        return self._convolutions.of([conv.weight for conv in convolutions]).squeeze(1)
+        return [m.weight for m in projections], [m.weight.squeeze(1) for m in convolutions]
+
+    def _layer_weights(self, convolution: Tensor) -> LayerWeights:
+        norm, eps = self.o_norm.weight, self.o_norm.eps
+        return LayerWeights(convolution, self.A_log, self.dt_bias, self.lower_bound, norm, eps)
 
     def _recurrence_inputs(
         self, mixed: Tensor, forget: Tensor, beta: Tensor

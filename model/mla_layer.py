@@ -17,9 +17,8 @@ from deltarl.model.config import uses_rope
 from deltarl.model.feedforward import RMSNorm
 from deltarl.model.packing import Packing
 
-TOKENS_AT_ONCE = (
-    1024  # in batch-invariant mode: bounds the memory for the parts that a long row's attention is cut into
-)
+# In batch-invariant mode: bounds the memory for the parts that a long row's attention is cut into.
+TOKENS_AT_ONCE = 1024
 LATENT_NORM_EPS = 1e-6  # not rms_norm_eps: the reference code leaves the latent norms at their default
 
 

@@ -10,9 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from deltarl.reward.batch import TrainerState
 from deltarl.rl.config import RunConfig
 from deltarl.rl.data import Draw, EncodedPrompt
-from deltarl.rl.episodes import Episodes, sample, score
+from deltarl.rl.episodes import Episodes, rollout_params, sample, score
 from deltarl.rl.stages import RewardStage, Sampler
-from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.rng import derive_seed
 
 REFILL_STREAM = -2  # keeps the order of refills apart from other random numbers, as evaluate.EVAL_STREAM does
@@ -82,14 +81,11 @@ class Collector:
         drawn += indices
         prompts = [self._problems[i] for i in indices]
         params = [
-            SamplingParams(
-                n=rollout.num_generations,
-                temperature=rollout.temperature,
-                top_p=rollout.top_p,
-                top_k=rollout.top_k,
-                max_tokens=rollout.max_tokens,
-                stop_token_ids=(int(self._tokenizer.eos_token_id),),
-                seed=derive_seed(seed, step, refill * rollout.prompts_per_step + i),
+            rollout_params(
+                self._config,
+                self._tokenizer,
+                rollout.num_generations,
+                derive_seed(seed, step, refill * rollout.prompts_per_step + i),
             )
             for i in range(len(prompts))
         ]

@@ -12,9 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from deltarl.reward.batch import TrainerState
 from deltarl.rl.config import RunConfig
 from deltarl.rl.data import EncodedPrompt
-from deltarl.rl.episodes import sample, score
+from deltarl.rl.episodes import rollout_params, sample, score
 from deltarl.rl.stages import RewardStage, Sampler
-from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.rng import derive_seed
 
 log = logging.getLogger(__name__)
@@ -45,15 +44,7 @@ def measured_success(
         for first in tqdm(range(0, len(problems), PROMPTS_AT_ONCE), desc="difficulty", disable=None):
             part = problems[first : first + PROMPTS_AT_ONCE]
             params = [
-                SamplingParams(
-                    n=samples,
-                    temperature=config.rollout.temperature,
-                    top_p=config.rollout.top_p,
-                    top_k=config.rollout.top_k,
-                    max_tokens=config.rollout.max_tokens,
-                    stop_token_ids=(int(tokenizer.eos_token_id),),
-                    seed=derive_seed(config.seed, DIFFICULTY_STREAM, first + i),
-                )
+                rollout_params(config, tokenizer, samples, derive_seed(config.seed, DIFFICULTY_STREAM, first + i))
                 for i in range(len(part))
             ]
             groups = sample(part, params, sampler)

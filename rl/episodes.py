@@ -11,6 +11,7 @@ from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import VerdictKind
 from deltarl.rl.batch import TrainSample
+from deltarl.rl.config import RunConfig
 from deltarl.rl.data import EncodedPrompt
 from deltarl.rl.stages import RewardStage, Sampler, merge_reports
 from deltarl.rollout.outputs import RequestOutput
@@ -83,6 +84,20 @@ class Episodes:
             completions=[c for r in rounds for c in r.completions],
             report=merge_reports([r.report for r in rounds]),
         )
+
+
+def rollout_params(config: RunConfig, tokenizer: PreTrainedTokenizerBase, n: int, seed: int) -> SamplingParams:
+    """As training samples; `n` answers."""
+    rollout = config.rollout
+    return SamplingParams(
+        n=n,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        max_tokens=rollout.max_tokens,
+        stop_token_ids=(int(tokenizer.eos_token_id),),
+        seed=seed,
+    )
 
 
 def sample(prompts: Sequence[EncodedPrompt], params: Sequence[SamplingParams], sampler: Sampler) -> list[RequestOutput]:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, KimiLinearConfig, PreTrainedModel
 
 from deltarl.model.config import hybrid_config
@@ -109,7 +108,7 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
     sequences = min(rollout.max_num_seqs, -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations)
     cache, kept = 0, "; keys and values of its sequences are not counted"
     if isinstance(model, HybridForCausalLM):
-        cache = _bytes(model.new_cache(sequences, length))
+        cache = sequences * model.new_cache(1, length).bytes_per_sequence(length)
         kept = f", states and latents of {sequences} sequences of up to {length} tokens {_gib(cache)}"
     learner, worker = sum(parts.values()), weights + cache
     listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
@@ -127,15 +126,6 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.3g}"
-
-
-def _bytes(tree: object) -> int:
-    """Of all tensors in a decode cache."""
-    if isinstance(tree, Tensor):
-        return tree.numel() * tree.element_size()
-    if isinstance(tree, list | tuple):
-        return sum(map(_bytes, tree))
-    return sum(map(_bytes, vars(tree).values())) if hasattr(tree, "__dict__") else 0
 
 
 def _tokens(config: RunConfig) -> list[str]:

@@ -8,9 +8,8 @@ from deltarl.reward.batch import TrainerState
 from deltarl.rl.batch import TrainSample
 from deltarl.rl.config import RunConfig
 from deltarl.rl.data import EncodedPrompt
-from deltarl.rl.episodes import Episodes, sample, score
+from deltarl.rl.episodes import Episodes, rollout_params, sample, score
 from deltarl.rl.stages import Ranks, RewardStage, Sampler
-from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.rng import derive_seed
 
 SANITY_STREAM = -4  # keeps the answer's random numbers apart from all others, as evaluate.EVAL_STREAM does
@@ -29,16 +28,7 @@ def sanity_report(
 
     What a reward function or the engine raises is raised here, before anything was learned.
     """
-    rollout = config.rollout
-    params = SamplingParams(
-        n=1,
-        temperature=rollout.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-        max_tokens=rollout.max_tokens,
-        stop_token_ids=(int(tokenizer.eos_token_id),),
-        seed=derive_seed(config.seed, SANITY_STREAM),
-    )
+    params = rollout_params(config, tokenizer, 1, derive_seed(config.seed, SANITY_STREAM))
     groups = sample([prompt], [params], sampler)
     episodes = score([prompt], groups, tokenizer, scorer, TrainerState(0, config.steps))
     return [

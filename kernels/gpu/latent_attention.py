@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deltarl.kernels.backend import FLOATS, MAX_RANK, MAX_ROPE
-from deltarl.kernels.gpu.ops import product, rounded
+from deltarl.kernels.gpu.ops import capability, product, rounded
 
 LOG2_E = 1.4426950408889634
 COMBINED = 16  # splits that the second launch loads at once
@@ -59,20 +59,18 @@ class Tiling:
         heads = 16 if q.shape[1] <= 16 else 32
         if not q.is_cuda:  # Triton's interpreter
             return cls(heads, block=32, warps=4, stages=1, tokens_first=False)
-        major, shared_memory = _limits(q.device)
-        if major == 9:  # two tiles in flight, 184 KiB
+        if capability(q.device) == 9:  # two tiles in flight, 184 KiB
             return cls(heads, block=64, warps=4, stages=2, tokens_first=True)
         # Two tiles in flight, 110 KiB, or one where there is no room (75 KiB): here, the page number that a tile's
         # address comes from takes stages of its own.
-        stages = 5 if shared_memory >= 160 * 1024 else 3
+        stages = 5 if _shared_memory(q.device) >= 160 * 1024 else 3
         return cls(heads, block=32, warps=heads // 4, stages=stages, tokens_first=False)
 
 
 @functools.cache
-def _limits(device: torch.device) -> tuple[int, int]:
-    """Major compute capability, and bytes of shared memory that a program can have."""
-    properties = triton.runtime.driver.active.utils.get_device_properties(device.index)
-    return torch.cuda.get_device_capability(device)[0], properties["max_shared_mem"]
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a program can have."""
+    return int(triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"])
 
 
 def latent_attention_decode(

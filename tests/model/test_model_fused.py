@@ -1,97 +1,79 @@
-"""Matrices kept side by side follow the parameters they come from."""
+"""A model decodes with matrices joined from its parameters: always those it has."""
 
 import copy
 
 import pytest
 import torch
-from tiny_models import random_ids, tiny_model
+from tiny_models import logits_of, prefill, random_ids, tiny_model
 
-from deltarl.model.fused import SideBySide
+from deltarl.model.fused import side_by_side
+from deltarl.model.weights import WeightUpdate
 from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import SamplingParams
 
 
-def parts():
-    return [torch.nn.Parameter(torch.randn(n, 3)) for n in (2, 4)]
-
-
-def test_it_follows_every_kind_of_change_in_the_same_memory():
-    a, b = parts()
-    joined = SideBySide()
+def test_what_is_joined_again_stays_where_it_is_and_outside_any_gradient():
+    a, b = (torch.nn.Parameter(torch.randn(n, 3)) for n in (2, 4))
     with torch.inference_mode():
-        first = joined.of([a, b])
-        assert joined.of([a, b]) is first
-    changes = (
-        lambda: a.mul_(2),
-        lambda: torch.optim.SGD([b], lr=1.0).step(),
-        lambda: torch.nn.ParameterList([a, b]).load_state_dict({"0": torch.ones(2, 3), "1": torch.zeros(4, 3)}),
-    )
-    b.grad = torch.ones_like(b)
-    for change in changes:
-        with torch.no_grad():
-            change()
-        with torch.inference_mode():
-            now = joined.of([a, b])
-        assert torch.equal(now, torch.cat([a, b]))
-        assert now.data_ptr() == first.data_ptr()
-
-
-def test_a_change_that_is_not_counted_is_seen_after_forgetting_and_outside_inference_mode():
-    a, b = parts()
-    joined = SideBySide()
-    with torch.inference_mode():
-        joined.of([a, b])
-    a.grad = torch.ones_like(a)
-    torch.optim.AdamW([a], lr=0.1, fused=True).step()  # does not count
+        first = side_by_side([a, b], None)
     with torch.no_grad():
-        assert torch.equal(joined.of([a, b]), torch.cat([a, b]))
-    joined.forget()
-    with torch.inference_mode():
-        assert torch.equal(joined.of([a, b]), torch.cat([a, b]))
+        a.mul_(2)
+    again = side_by_side([a, b], first)
+    assert again.data_ptr() == first.data_ptr()
+    assert torch.equal(again, torch.cat([a, b]))
+    assert not again.requires_grad
+    assert side_by_side([a.double(), b.double()], first).dtype == torch.float64
+
+
+def decoded(model, ids, steps=3):
+    _, cache = prefill(model, [ids[:-steps]])
+    return torch.cat([model.decode(ids[-steps + i].view(1), cache) for i in range(steps)])
+
+
+@pytest.mark.parametrize("changed", ["q_proj", "b_proj", "v_conv1d"])
+def test_decode_follows_a_change_and_a_copy_has_its_own(changed):
+    model, ids = tiny_model(), random_ids(12)
+    before = decoded(model, ids)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        getattr(twin.model.layers[0].self_attn, changed).weight.mul_(3)
+    after = decoded(twin, ids)
+    torch.testing.assert_close(after, logits_of(twin, ids)[-3:], rtol=0, atol=1e-4)
+    assert (after - before).abs().max() > 1e-3
+    assert torch.equal(decoded(model, ids), before)
+
+
+def engine_of(model):
+    return Engine(model, max_num_seqs=2, max_model_len=32)
+
+
+def sampled(engine):
+    return engine.generate([[5, 6, 7, 8]], SamplingParams(max_tokens=5, seed=1))[0].outputs[0].logprobs
 
 
 def test_an_engine_samples_from_what_a_fused_optimizer_left():
     model = tiny_model()
-    prompt, params = [[5, 6, 7, 8]], SamplingParams(max_tokens=3, seed=1)
-    engine = Engine(model, max_num_seqs=2, max_model_len=32)
-    before = engine.generate(prompt, params)[0].outputs[0].logprobs
+    engine = engine_of(model)
+    before = sampled(engine)
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     torch.optim.AdamW(model.parameters(), lr=0.3, fused=True).step()
-    after = engine.generate(prompt, params)[0].outputs[0].logprobs
-    assert (
-        after
-        == Engine(copy.deepcopy(model), max_num_seqs=2, max_model_len=32)
-        .generate(prompt, params)[0]
-        .outputs[0]
-        .logprobs
-    )
-    assert after != before
+    fresh = tiny_model()
+    fresh.load_state_dict(model.state_dict())
+    assert sampled(engine) == sampled(engine_of(fresh)) != before
 
 
-def test_gradients_reach_the_parameters_also_after_sampling():
-    a, b = parts()
-    joined = SideBySide()
-    with torch.inference_mode():
-        joined.of([a, b])
-    joined.of([a, b]).sum().backward()
-    assert a.grad is not None
-    assert b.grad is not None
-
-
-@pytest.mark.parametrize("changed", ["k_proj", "f_a_proj", "v_conv1d"])
-def test_a_model_and_its_copy_see_their_own_weights(changed):
-    model = tiny_model()
-    ids = random_ids(9).unsqueeze(0)
-    with torch.inference_mode():
-        before = model(ids).logits
-    twin = copy.deepcopy(model)
+def test_new_weights_reach_running_samples():
+    model, other = tiny_model(), tiny_model()
     with torch.no_grad():
-        getattr(twin.model.layers[0].self_attn, changed).weight.mul_(3)
-        want = twin(ids).logits
-    with torch.enable_grad():
-        trained = twin(ids).logits
-    assert torch.equal(want, trained)
-    assert not torch.equal(want, before)
-    with torch.inference_mode():
-        assert torch.equal(model(ids).logits, before)
+        other.model.layers[0].self_attn.v_proj.weight.mul_(-3)
+    found = []
+    for update in (WeightUpdate.of(model, 1), WeightUpdate.of(other, 1)):
+        engine = engine_of(copy.deepcopy(model))
+        engine.add_request("a", [5, 6, 7], SamplingParams(max_tokens=6, seed=1))
+        for _ in range(3):
+            assert not engine.step()
+        engine.load_weights(update)
+        found.append(engine.run(100)[0].outputs[0].logprobs)
+    assert found[0][:3] == found[1][:3]
+    assert found[0][3:] != found[1][3:]

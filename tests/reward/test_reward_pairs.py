@@ -15,7 +15,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def pairs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """``verifier_pairs``. Its folder must not be on the path: it has a module of the name of HuggingFace's kernels."""
-    for name in ("verifier_spelling", "verifier_pairs"):
+    for part in ("spelling", "numbers", "expressions", "collections", "words", "pairs"):
+        name = f"verifier_{part}"
         spec = spec_from_file_location(name, BENCHMARKS / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None

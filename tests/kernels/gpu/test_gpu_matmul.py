@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from deltarl.kernels.batch_invariant import _addmm
 from deltarl.kernels.gpu import matmul as module
 from deltarl.kernels.gpu.matmul import matmul
 
@@ -62,6 +63,16 @@ def test_batches_and_strides():
     turned = a.transpose(0, 1).contiguous().transpose(0, 1)
     assert torch.equal(matmul(turned, b.contiguous()), want)
     assert matmul(a[:, :0], b).shape == (3, 0, 24)
+
+
+def test_the_sum_with_a_matrix_or_a_bias():
+    a, b = operands(18, 32, 20, torch.float32)
+    bias, matrix = torch.randn(20, device=DEVICE), torch.randn(18, 20, device=DEVICE)
+    torch.testing.assert_close(_addmm(bias, a, b), torch.addmm(bias, a, b), rtol=1e-5, atol=1e-5)
+    want = torch.addmm(matrix, a, b, beta=0.5, alpha=2)
+    torch.testing.assert_close(_addmm(matrix, a, b, beta=0.5, alpha=2), want, rtol=1e-5, atol=1e-5)
+    unread = torch.full_like(matrix, float("nan"))
+    assert torch.equal(_addmm(unread, a, b, beta=0), matmul(a, b))
 
 
 @pytest.mark.parametrize(
