@@ -13,7 +13,7 @@ from deltarl.reward.normalize import normalize
 from deltarl.reward.operators import worked_out
 from deltarl.reward.remarks import without_remarks
 from deltarl.reward.scanner import END, Token
-from deltarl.reward.tokens import tokenize_normalized
+from deltarl.reward.tokens import tokenize
 from deltarl.reward.tree import Equation, Node, Num, Seq, Text, measure, negate
 
 _PLAIN_NUMBER = re.compile(r"(-?)([0-9]{1,300}(?:\.[0-9]{1,300})?)")
@@ -71,7 +71,7 @@ def _parse_mathematics(text: str) -> Node:
 @lru_cache(maxsize=_CACHED_TREES)
 def _parse_normalized(text: str) -> Node:
     """Remembered: half of the answers that come back are gold, give or take dollar signs."""
-    return _parse_tokens(tuple(tokenize_normalized(text)))
+    return _parse_tokens(tuple(tokenize(text)))
 
 
 @lru_cache(maxsize=_CACHED_TREES)

@@ -8,7 +8,6 @@ from deltarl.reward.alphabet import CONSTANTS, FUNCTIONS, PAIRED_SIGNS, SHORT_WO
 from deltarl.reward.commands import COMMANDS, CommandScanner
 from deltarl.reward.limits import ParseError
 from deltarl.reward.literals import NUMBER, NUMBER_IN_BRACKETS, without_separators
-from deltarl.reward.normalize import normalize
 from deltarl.reward.scanner import COMMA, END, FEWEST_LETTERS, LETTER_TOKENS, Token
 from deltarl.reward.units import CURRENCY_WORDS, PLAIN_SYMBOLS, SYMBOLS
 from deltarl.reward.vocabulary import spelled_number
@@ -39,16 +38,11 @@ _FIRST_OF_PAIR = frozenset(pair[0] for pair in PAIRED_SIGNS)
 
 
 def tokenize(text: str) -> list[Token]:
-    """The tokens of an answer, ending in ``END``.
+    """The tokens of what ``normalize`` returned, ending in ``END``.
 
     Raises:
         ParseError: a character or command outside the grammar.
     """
-    return tokenize_normalized(normalize(text))
-
-
-def tokenize_normalized(text: str) -> list[Token]:
-    """``tokenize`` of what ``normalize`` returned."""
     return _plain_tokens(text) or _Tokenizer(text).run()
 
 

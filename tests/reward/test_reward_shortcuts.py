@@ -116,7 +116,7 @@ def test_an_argument_taken_at_once_is_what_the_parser_makes_of_it(monkeypatch: p
 
 def _tree(text: str) -> str:
     try:
-        return repr(AnswerParser(tokens.tokenize(text)).answer())
+        return repr(AnswerParser(tokens.tokenize(normalize.normalize(text))).answer())
     except ParseError as error:
         return str(error)
 
