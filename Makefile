@@ -9,7 +9,7 @@ quickstart: .venv/installed ## install, then warm start + GRPO on a laptop
 	$(BIN)/python rl/run_grpo.py --config configs/quickstart.yaml
 
 test: .venv/installed-test ## the tests; `make test ARGS="tests/rollout -x"` for some
-	DELTARL_FLA_PATH=.venv/fla $(BIN)/python -m pytest $(ARGS)
+	DELTARL_FLA_PATH=.venv/fla OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 check: .venv/installed-test ## formatter, linter, types
 	$(BIN)/ruff format --check .

@@ -84,20 +84,22 @@ def token_logprobs(
     return _TokenLogprobs.apply(hidden, weight, target, float(temperature), blocks, backend)
 
 
-def chosen_logprobs(z: Tensor, target: Tensor, table: Tensor | None = None) -> Tensor:
-    """Log-probability `[n]` of one token per row under `softmax(z)`: for the sampler, the very numbers of a learner.
+def log_softmax(z: Tensor) -> Tensor:
+    """Log-probabilities `[n, vocab]` under `softmax(z)`: for the sampler, the very numbers of a learner.
+
+    A row's do not depend on the other rows, nor on where in memory it begins, unlike those of `torch.log_softmax` on a
+    GPU where the vocabulary is no multiple of 4.
 
     Args:
         z: `[n, vocab]` fp32, logits divided by the temperature, those that the learner's products give.
-        target: `[n]` int64 token ids.
-        table: `log_softmax(z)`, if the caller has it.
     """
     if not use_triton(z.device, z.dtype):
-        table = torch.log_softmax(z, -1) if table is None else table
-        return table.gather(1, target.unsqueeze(1)).squeeze(1)
+        return torch.log_softmax(z, -1)
     columns = [slice(start, min(start + VOCAB_BLOCK, z.shape[1])) for start in range(0, z.shape[1], VOCAB_BLOCK)]
+    unused = torch.zeros(len(z), dtype=torch.int64, device=z.device)
     # Blocks of the strides that `F.linear` gives them: the order in which a kernel adds can depend on it.
-    return _online(lambda c: z[:, c].contiguous(), target, 1.0, columns, "triton")[0]
+    _, _, peak, log_sum = _online(lambda c: z[:, c].contiguous(), unused, 1.0, columns, "triton").unsqueeze(-1)
+    return (z - peak).sub_(log_sum)
 
 
 def _check(hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, backend: str) -> None:

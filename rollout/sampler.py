@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deltarl.kernels.logprobs import chosen_logprobs
+from deltarl.kernels.logprobs import log_softmax
 
 _ONE = 2.0**52  # weight of probability 1: a whole vocabulary adds up to about this, and fp64 has all integers to 2^53
 
@@ -86,8 +86,8 @@ def sample(
     """
     greedy = temperature == 0
     scale = temperature.masked_fill(greedy, 1.0).unsqueeze(-1)
-    z = logits / scale
-    logprobs = torch.log_softmax(z if adjusted is None else adjusted / scale, -1)
+    raw = log_softmax(logits / scale)
+    logprobs = raw if adjusted is None else log_softmax(adjusted / scale)
     weight = logprobs.double().exp_().mul_(_ONE).floor_()
     left = weight
     if min_p is not None:
@@ -102,8 +102,7 @@ def sample(
     if greedy_rows:
         best = (logits if adjusted is None else adjusted).argmax(-1, keepdim=True)
         token = torch.where(greedy.unsqueeze(-1), best, token)
-    logprob = chosen_logprobs(z, token.squeeze(-1), logprobs if adjusted is None else None).unsqueeze(-1)
-    sampling = logprob if adjusted is None else logprobs.gather(-1, token)
+    logprob, sampling = raw.gather(-1, token), logprobs.gather(-1, token)
     if left is not weight:
         # A row that lost nothing keeps the number it has where nobody truncates.
         renormalised = (left.gather(-1, token) / total).log().float()
@@ -118,7 +117,7 @@ def top_tokens(logits: Tensor, temperature: Tensor, n: int) -> TopTokens:
     not depend on how many another row asked for.
     """
     scale = temperature.masked_fill(temperature == 0, 1.0).unsqueeze(-1)
-    logprobs = torch.log_softmax(logits / scale, -1)
+    logprobs = log_softmax(logits / scale)
     ids = _rank_keys(logprobs).topk(min(n, logits.shape[-1])).indices
     return TopTokens(ids, logprobs.gather(-1, ids))
 

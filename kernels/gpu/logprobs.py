@@ -66,8 +66,10 @@ def add_block(stats: Tensor, logits: Tensor, target: Tensor, temperature: float)
     """
     rows, width = logits.shape
     if rows:
+        # The compiler chooses the order of a sum by what divides the stride, which of a single row may be anything.
+        stride = width if rows == 1 else logits.stride(0)
         add_block_kernel[(rows,)](
-            stats, logits, target, temperature, width, logits.stride(0), stats.stride(0),
+            stats, logits, target, temperature, width, stride, stats.stride(0),
             BLOCK=triton.next_power_of_2(width), num_warps=WARPS,
         )  # fmt: skip
 

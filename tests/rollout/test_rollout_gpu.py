@@ -23,6 +23,7 @@ KINDS = {
     "attention": {"full_attention_every": 1},
     "rope": {"rope": True},
     "moe": {"num_experts": 8, "moe_intermediate_size": 128},
+    "odd vocabulary": {"vocab_size": VOCAB + 1},  # rows of logits begin at any distance from a multiple of 16 bytes
 }
 
 
@@ -52,9 +53,8 @@ def prompts(lengths=(5, 17, 700, 64, 33, 1, 250)):
     return [torch.randint(3, VOCAB, (n,), generator=gen).tolist() for n in lengths]
 
 
-@torch.no_grad()
-def learner_logprobs(model, trajectories):
-    """Log-probs of all answers from one packed forward pass, as the learner computes them."""
+def learner_logprobs(model, trajectories, temperature=1.0):
+    """Log-probs of all answers from one packed forward pass with gradients, as the learner computes them."""
     sequences = [t.prompt_ids + t.completion_ids for t in trajectories]
     ids = torch.tensor([token for s in sequences for token in s], device=DEVICE)
     bounds = torch.tensor([0, *map(len, sequences)], device=DEVICE).cumsum(0)
@@ -67,8 +67,10 @@ def learner_logprobs(model, trajectories):
         cu_seqlens=bounds,
         logits_to_keep=torch.tensor(predictor, device=DEVICE),
         logprobs_of=torch.tensor([target], device=DEVICE),
+        temperature=temperature,
     )
-    return out.logprobs[0]
+    assert out.logprobs.requires_grad
+    return out.logprobs[0].detach()
 
 
 def answers(model, params=PARAMS, **options):
@@ -100,6 +102,13 @@ def test_in_batch_invariant_mode_also_after_preemption(invariant):
     assert engine.stats().preemptions
     want = torch.tensor([x for t in trajectories for x in t.logprobs], device=DEVICE)
     assert torch.equal(learner_logprobs(model, trajectories), want)
+
+
+def test_in_batch_invariant_mode_also_at_another_temperature(invariant):
+    model = policy()
+    _, trajectories = answers(model, replace(PARAMS, temperature=0.6))
+    want = torch.tensor([x for t in trajectories for x in t.logprobs], device=DEVICE)
+    assert torch.equal(learner_logprobs(model, trajectories, 0.6), want)
 
 
 def test_in_batch_invariant_mode_gradients_are_those_of_the_plain_mode():
@@ -172,6 +181,22 @@ def test_a_captured_draw_is_the_draw(invariant, params, monkeypatch):
     monkeypatch.setattr(HybridForCausalLM, "decodes_without_waiting", False)
     without = answers(model, [replace(params, max_tokens=8 + 5 * i) for i in range(len(prompts()))])[1]
     assert with_graphs == without
+
+
+def test_a_captured_draw_follows_what_later_requests_ask_for(invariant, monkeypatch):
+    asked = [(), (5,), (5, 6, 7, 8, 9, 10), (11,)]
+
+    def outcome():
+        engine = Engine(policy(), max_num_seqs=8, max_model_len=512)
+        return [
+            engine.generate(prompts((5, 17, 64)), SamplingParams(n=2, max_tokens=20, seed=1, stop_token_ids=ids))
+            for ids in asked
+        ]
+
+    with_graphs = outcome()
+    monkeypatch.setattr(HybridForCausalLM, "decodes_without_waiting", False)
+    for ours, theirs in zip(with_graphs, outcome(), strict=True):
+        assert [Trajectory.of(request) for request in ours] == [Trajectory.of(request) for request in theirs]
 
 
 def test_bf16_without_the_mode_stays_within_the_bound():

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from deltarl.kernels import logprobs as plain
 from deltarl.kernels.gpu import logprobs as fused
-from deltarl.kernels.logprobs import token_logprobs
+from deltarl.kernels.logprobs import log_softmax, token_logprobs
 
 TEMPERATURE = 0.7
 WIDTHS = [1, 31, 32, 33, 100]
@@ -79,6 +79,19 @@ def test_values_and_gradients_are_those_without_kernels(device, dtype, vocab):
     for ours, reference in zip(outcomes[0][2:], outcomes[1][2:], strict=True):
         assert ours.dtype == dtype
         assert (ours - reference).norm() <= (1e-5 if dtype == torch.float32 else 1e-2) * reference.norm()
+
+
+@pytest.mark.parametrize("vocab", [9001, 8192, 130])
+def test_the_samplers_table_has_the_learners_numbers_wherever_a_row_begins(device, vocab, monkeypatch):
+    monkeypatch.setenv("DELTARL_KDA_BACKEND", "triton")
+    logits = 4 * torch.randn(6, vocab, generator=torch.Generator().manual_seed(vocab)).to(device)
+    table = log_softmax(logits)
+    torch.testing.assert_close(table, torch.log_softmax(logits, -1), rtol=1e-5, atol=1e-5)
+    for row in range(6):  # an odd vocabulary has each begin at another distance from a multiple of 16 bytes
+        assert torch.equal(log_softmax(logits[row : row + 1].clone())[0], table[row])
+    weight, target = logits.T.contiguous(), torch.randint(0, vocab, (6,), device=device)
+    chosen, _ = token_logprobs(torch.eye(6, device=device), weight, target, backend="triton")
+    assert torch.equal(chosen, table.gather(1, target.unsqueeze(1)).squeeze(1))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
