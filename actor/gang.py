@@ -22,7 +22,7 @@ class Gang:
             WorkerLostError: a rank's constructor raised.
         """
         self.name = name
-        env = _rendezvous(size) if size > 1 else [{}]
+        env = _rendezvous(size, bool(spec.num_gpus)) if size > 1 else [{}]
         self._ranks = [replace(spec, env={**spec.env, **rank_env}).spawn() for rank_env in env]
         self._get([rank.__ray_ready__.remote() for rank in self._ranks], "start")
 
@@ -74,10 +74,14 @@ class Gang:
             ) from error
 
 
-def _rendezvous(size: int) -> list[dict[str, str]]:
-    """Every rank's environment. Loopback, for now: the ranks of a gang share a node."""
+def _rendezvous(size: int, own_gpu: bool) -> list[dict[str, str]]:
+    """Every rank's environment. Loopback, for now: the ranks of a gang share a node.
+
+    Args:
+        own_gpu: each rank sees one GPU, its own, whose number there is 0: what libraries take LOCAL_RANK for.
+    """
     common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": "0" if own_gpu else str(rank)} for rank in range(size)]
 
 
 def _free_port() -> int:

@@ -19,7 +19,7 @@ class WorkerSpec:
 
     Attributes:
         cls, args, kwargs: the plain class to host and what to construct it with.
-        num_cpus: what Ray reserves for it.
+        num_cpus, num_gpus: what Ray reserves for it; a fraction of a GPU shares it with others, 0 hides all GPUs.
         num_threads: threads its numeric libraries may use. Two processes that both use every core slow each other
             down many times over.
         env: further environment variables of the process.
@@ -29,6 +29,7 @@ class WorkerSpec:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     num_cpus: float = 1.0
+    num_gpus: float = 0.0
     num_threads: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -38,10 +39,12 @@ class WorkerSpec:
             "OMP_NUM_THREADS": str(self.num_threads),
             "MKL_NUM_THREADS": str(self.num_threads),
             "TOKENIZERS_PARALLELISM": "false",
+            **({} if self.num_gpus else {"CUDA_VISIBLE_DEVICES": ""}),
             **self.env,
         }
         # Ray's own restarts would bring a worker back in its initial state; the fleet restarts it and replays instead.
-        options = {"num_cpus": self.num_cpus, "max_restarts": 0, "runtime_env": {"env_vars": env}}
+        reserved = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+        options = {**reserved, "max_restarts": 0, "runtime_env": {"env_vars": env}}
         return ray.remote(self.cls).options(**options).remote(*self.args, **self.kwargs)
 
 

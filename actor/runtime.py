@@ -9,12 +9,13 @@ import ray
 log = logging.getLogger(__name__)
 
 
-def start(num_cpus_needed: float) -> None:
+def start(num_cpus_needed: float, num_gpus_needed: float = 0.0) -> None:
     """Joins the running cluster (`ray job submit`, RAY_ADDRESS, or `ray start` on this machine), else starts Ray here.
 
     Args:
         num_cpus_needed: what all actors of the run reserve together. A Ray started here offers at least that much, so
             that a small laptop can run everything, only slower.
+        num_gpus_needed: likewise; a Ray started here offers the GPUs there are.
 
     Raises:
         RuntimeError: the cluster that was joined can never place the actors.
@@ -34,6 +35,14 @@ def start(num_cpus_needed: float) -> None:
             f"the run reserves {num_cpus_needed:g} CPUs and the Ray cluster has {offered:g}: lower rollout.num_workers "
             "or the num_cpus of rollout, reward and learner, or start Ray with more"
         )
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if gpus < num_gpus_needed:
+        raise RuntimeError(
+            f"the run reserves {num_gpus_needed:g} GPUs and there are {gpus:g}: lower rollout.num_gpus and "
+            "learner.num_gpus, which may be fractions and are 0 where all is computed on CPUs"
+        )
+    if gpus and not num_gpus_needed:
+        log.warning("%g GPUs stand idle: rollout.num_gpus and learner.num_gpus are 0; 0.5 each share one", gpus)
 
 
 def stop() -> None:

@@ -129,6 +129,8 @@ class RolloutConfig(Section):
     num_threads: PositiveInt = 1
     num_cpus: PositiveFloat = 0.4
     """Ray CPUs a worker reserves."""
+    num_gpus: float = Field(default=0.0, ge=0, le=1)
+    """GPU of a worker, or its share of one; 0 samples on the CPU."""
 
 
 class RewardFunctionConfig(Section):
@@ -170,6 +172,11 @@ class LearnerConfig(ObjectiveConfig):
     stalls whenever anything else wants its core."""
     num_threads: PositiveInt = 1
     num_cpus: PositiveFloat = 0.4
+    num_gpus: float = Field(default=0.0, ge=0, le=1)
+    """GPU of a rank, or its share of one; 0 learns on the CPU. Several ranks need one each."""
+    batch_invariant: bool = False
+    """On GPUs, compute in kernels that give a token the same bits whatever it is batched with, in learner and samplers:
+    the log-probs of both are then equal also in bf16. Costs time (benchmarks/README.md)."""
     learning_rate: PositiveFloat = 5e-4
     warmup_steps: NonNegativeInt = 5
     """Updates of linear warm-up, after which the rate stays constant or decays."""
@@ -289,6 +296,16 @@ class RunConfig(Section):
             )
         samples = rollout.prompts_per_step * rollout.num_generations
         parts = learner.num_ranks * learner.num_minibatches
+        if learner.num_ranks > 1 and 0 < learner.num_gpus < 1:
+            raise ValueError(
+                f"learner.num_gpus = {learner.num_gpus}: each of learner.num_ranks = {learner.num_ranks} ranks needs a "
+                "GPU of its own; set learner.num_gpus=1, or learner.num_ranks=1"
+            )
+        if learner.batch_invariant and not (learner.num_gpus and rollout.num_gpus and rollout.backend == "native"):
+            raise ValueError(
+                "learner.batch_invariant is for kernels of learner and samplers on GPUs; leave it out, or set "
+                "learner.num_gpus, rollout.num_gpus and rollout.backend=native"
+            )
         if samples < parts:
             raise ValueError(
                 f"{samples} samples a step cannot be shared among learner.num_ranks = {learner.num_ranks} times "

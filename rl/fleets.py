@@ -30,8 +30,13 @@ class Fleets:
         sampler = WorkerSpec(
             RolloutWorker,
             (path,),
-            {"max_num_seqs": rollout.max_num_seqs, "backend": rollout.backend},
+            {
+                "max_num_seqs": rollout.max_num_seqs,
+                "backend": rollout.backend,
+                "batch_invariant": learner.batch_invariant,
+            },
             num_cpus=rollout.num_cpus,
+            num_gpus=rollout.num_gpus,
             num_threads=rollout.num_threads,
         )
         scorer = WorkerSpec(Scorer, kwargs=scorer_arguments(config), num_cpus=config.reward.num_cpus)
@@ -40,6 +45,7 @@ class Fleets:
             Learner,
             (learner, path, updates, rollout.temperature, rollout.max_tokens),
             num_cpus=learner.num_cpus,
+            num_gpus=learner.num_gpus,
             num_threads=learner.num_threads,
         )
         return cls(
@@ -56,7 +62,13 @@ class Fleets:
 def warm_start(config: RunConfig, folder: Path, demonstrations: Sequence[Mapping[str, str]]) -> None:
     """Makes the checkpoint RL starts from in `folder`, on as many ranks as will learn afterwards."""
     learner = config.learner
-    spec = WorkerSpec(WarmStart, (config,), num_cpus=learner.num_cpus, num_threads=learner.num_threads)
+    spec = WorkerSpec(
+        WarmStart,
+        (config,),
+        num_cpus=learner.num_cpus,
+        num_gpus=learner.num_gpus,
+        num_threads=learner.num_threads,
+    )
     ranks = Gang("warm start", spec, learner.num_ranks)
     try:
         calls = ranks.submit("make", folder.resolve(), demonstrations)
@@ -87,6 +99,12 @@ def cpus_needed(config: RunConfig) -> float:
         + config.reward.num_workers * config.reward.num_cpus
         + config.learner.num_ranks * config.learner.num_cpus
     )
+
+
+def gpus_needed(config: RunConfig) -> float:
+    """Ray GPUs the run's actors reserve together."""
+    rollout, learner = config.rollout, config.learner
+    return rollout.num_workers * rollout.num_gpus + learner.num_ranks * learner.num_gpus
 
 
 def _absolute(function: str) -> str:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from deltarl.kernels.batch_invariant import set_batch_invariant
 from deltarl.model.hf_policy import HFPolicy
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import load_policy, uses_every_parameter
@@ -57,6 +58,8 @@ class Learner:
             raise ValueError("learner.aggregation = 'constant' divides by the longest possible answer: give max_tokens")
         self.max_tokens = max_tokens or 0
         self.config, self.temperature, self.version = config, temperature, 0
+        if config.batch_invariant:
+            set_batch_invariant(True)
         self.skipped = 0  # optimizer steps left out since the policy last took one
         model = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))

@@ -14,7 +14,7 @@ from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import is_hybrid
 from deltarl.reward.rewards import Scorer
 from deltarl.rl.config import RunConfig
-from deltarl.rl.fleets import cpus_needed, scorer_arguments
+from deltarl.rl.fleets import cpus_needed, gpus_needed, scorer_arguments
 from deltarl.rl.problem_set import ProblemSet, demonstrations
 from deltarl.rl.warm_start import check_context, load_tokenizer
 from deltarl.rollout.engine import Engine
@@ -49,7 +49,7 @@ def make_plan(config: RunConfig) -> Plan:
     lines += _seconds(config, model)
     here = config.learner.num_ranks * learner_bytes + config.rollout.num_workers * worker_bytes
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if not torch.cuda.is_available() and here > available:
+    if not gpus_needed(config) and here > available:
         refused.append(
             f"all processes together need {here / GIB:.1f} GiB and this machine has {available / GIB:.1f} GiB: lower "
             "rollout.max_num_seqs, rollout.num_workers or learner.num_ranks"
@@ -58,6 +58,11 @@ def make_plan(config: RunConfig) -> Plan:
     if cpus_needed(config) > cpus:
         lines.append(
             f"Ray CPUs: {cpus_needed(config):g} reserved, {cpus} here; a cluster that is joined must have them"
+        )
+    if gpus_needed(config) > torch.cuda.device_count():
+        lines.append(
+            f"Ray GPUs: {gpus_needed(config):g} reserved, {torch.cuda.device_count()} here; a cluster that is joined "
+            "must have them"
         )
     return Plan(lines, refused)
 

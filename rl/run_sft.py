@@ -33,7 +33,8 @@ def warm_up(config: RunConfig) -> None:
     shown = demonstrations(ProblemSet.load(config, tokenizer).train, config.sft)
     folder = run_dir / "initial"
     if not folder.is_dir():
-        runtime.start(config.learner.num_ranks * config.learner.num_cpus)
+        learner = config.learner
+        runtime.start(learner.num_ranks * learner.num_cpus, learner.num_ranks * learner.num_gpus)
         try:
             warm_start(config, folder, shown)
         finally:

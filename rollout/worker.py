@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from deltarl.model.weights import WeightUpdate
 from deltarl.rollout.backend import RolloutBackend
@@ -25,15 +25,10 @@ def make_backend(
         ValueError: an unknown name, or the hybrid for transformers, whose class of it names its weights otherwise.
     """
     if name == "native":
-        import torch
-
         from deltarl.model.checkpoint import load_model
         from deltarl.rollout.engine import Engine
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(model_path)
-        torch.nn.Module.to(model, device)  # transformers' own `to` says nothing of devices to a type checker
-        return Engine(model, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        return Engine(_on_gpu(load_model(model_path)), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     if name == "transformers":
         from deltarl.model.hf_policy import load_causal_lm
         from deltarl.model.policy import is_hybrid
@@ -41,12 +36,19 @@ def make_backend(
 
         if is_hybrid(model_path):
             raise ValueError(f'{model_path} is a hybrid: have the "native" backend sample it, or "vllm"')
-        return HFBackend(load_causal_lm(model_path), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        return HFBackend(_on_gpu(load_causal_lm(model_path)), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     if name == "vllm":
         from deltarl.rollout.vllm.backend import VLLMEngine
 
         return VLLMEngine(model_path, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     raise ValueError(f'the rollout backend must be "native", "transformers" or "vllm", got {name!r}')
+
+
+def _on_gpu(model: Any) -> Any:
+    """The model, moved to the GPU that this process sees if there is one."""
+    import torch
+
+    return model.to("cuda") if torch.cuda.is_available() else model
 
 
 class RolloutWorker:
@@ -59,7 +61,16 @@ class RolloutWorker:
         max_num_seqs: int,
         max_model_len: int | None = None,
         backend: BackendName = "native",
+        batch_invariant: bool = False,
     ):
+        """
+        Args:
+            batch_invariant: see `deltarl.kernels.batch_invariant`; not for vLLM, which has kernels of its own.
+        """
+        if batch_invariant:
+            from deltarl.kernels.batch_invariant import set_batch_invariant
+
+            set_batch_invariant(True)
         self._backend = make_backend(backend, model_path, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
 
     def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[RequestOutput]:

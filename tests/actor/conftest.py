@@ -13,15 +13,15 @@ from deltarl.actor.host import WorkerSpec
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    """Address of a Ray of two CPUs that lives as long as the session."""
+    """Address of a Ray that lives as long as the session, of two CPUs and, so it is told, two GPUs."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    context = ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield context.address_info["gcs_address"]
     ray.shutdown()
 
 
-def _spec(cls: type, *args: object) -> WorkerSpec:
-    return WorkerSpec(cls, args, num_cpus=0.05)
+def _spec(cls: type, *args: object, num_gpus: float = 0.0) -> WorkerSpec:
+    return WorkerSpec(cls, args, num_cpus=0.05, num_gpus=num_gpus)
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def make_fleet(ray_address: str) -> Iterator[Callable[..., Fleet]]:
 
 @pytest.fixture
 def make_gang(ray_address: str) -> Iterator[Callable[..., Gang]]:
-    """`make_gang(cls, size, *args)`: a gang that ends with the test."""
+    """`make_gang(cls, size, *args, num_gpus=0)`: a gang that ends with the test."""
     gangs: list[Gang] = []
 
-    def make(cls: type, size: int = 2, *args: object) -> Gang:
-        gangs.append(Gang("test ranks", _spec(cls, *args), size))
+    def make(cls: type, size: int = 2, *args: object, num_gpus: float = 0.0) -> Gang:
+        gangs.append(Gang("test ranks", _spec(cls, *args, num_gpus=num_gpus), size))
         return gangs[-1]
 
     yield make

@@ -15,7 +15,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 class Rank:
     def environment(self) -> dict[str, str]:
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CUDA_VISIBLE_DEVICES")
         return {name: os.environ[name] for name in names if name in os.environ}
 
     def double(self, x: int) -> int:
@@ -59,8 +59,15 @@ def test_every_rank_gets_its_share_and_results_come_by_rank(make_gang):
         gang.scatter("double", [(1,)])
 
 
+def test_every_rank_sees_the_gpu_it_reserved_and_no_other(make_gang):
+    environments = make_gang(Rank, 2, num_gpus=1.0).broadcast("environment")
+    assert sorted(e["CUDA_VISIBLE_DEVICES"] for e in environments) == ["0", "1"]
+    assert [e["LOCAL_RANK"] for e in environments] == ["0", "0"]
+    assert make_gang(Rank, 1).broadcast("environment")[0]["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_a_single_rank_is_not_told_of_others(make_gang):
-    assert make_gang(Rank, 1).broadcast("environment") == [{}]
+    assert make_gang(Rank, 1).broadcast("environment") == [{"CUDA_VISIBLE_DEVICES": ""}]
 
 
 def test_ranks_find_each_other(make_gang):
