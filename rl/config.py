@@ -173,7 +173,8 @@ class LearnerConfig(ObjectiveConfig):
     num_threads: PositiveInt = 1
     num_cpus: PositiveFloat = 0.4
     num_gpus: float = Field(default=0.0, ge=0, le=1)
-    """GPU of a rank, or its share of one; 0 learns on the CPU. Several ranks need one each."""
+    """GPU of a rank, or its share of one; 0 learns on the CPU. Several ranks need one each: more than
+    0.5, and what is left of it can be a worker's."""
     batch_invariant: bool = False
     """On GPUs, compute in kernels that give a token the same bits whatever it is batched with, in learner and samplers:
     the log-probs of both are then equal also in bf16. Costs time (benchmarks/README.md)."""
@@ -296,10 +297,10 @@ class RunConfig(Section):
             )
         samples = rollout.prompts_per_step * rollout.num_generations
         parts = learner.num_ranks * learner.num_minibatches
-        if learner.num_ranks > 1 and 0 < learner.num_gpus < 1:
+        if learner.num_ranks > 1 and 0 < learner.num_gpus <= 0.5:
             raise ValueError(
                 f"learner.num_gpus = {learner.num_gpus}: each of learner.num_ranks = {learner.num_ranks} ranks needs a "
-                "GPU of its own; set learner.num_gpus=1, or learner.num_ranks=1"
+                "GPU of its own; reserve more than half of one, or set learner.num_ranks=1"
             )
         if learner.batch_invariant and not (learner.num_gpus and rollout.num_gpus and rollout.backend == "native"):
             raise ValueError(

@@ -83,7 +83,7 @@ def test_dynamic_sampling_alone_can_be_taken_out_of_dapo():
         (["algorithm=cispo", "learner.dual_clip=3"], "dual_clip = 3.0 belongs to loss_type = 'clip', not to 'cispo'"),
         (["learner.baseline=none"], "use scale_rewards=whiten, or baseline=group"),
         (["algorithm=rloo", "rollout.num_generations=1"], "algorithm = 'rloo' with learner.baseline = 'leave_one_out'"),
-        (["learner.num_ranks=2", "learner.num_gpus=0.5"], "ranks needs a GPU of its own; set learner.num_gpus=1"),
+        (["learner.num_ranks=2", "learner.num_gpus=0.5"], "ranks needs a GPU of its own; reserve more than half"),
         (["learner.batch_invariant=true", "learner.num_gpus=0.5"], "or set learner.num_gpus, rollout.num_gpus and"),
         (["rollout.num_generations=1"], "needs at least 2; one sample a problem is enough for algorithm=ppo"),
         (["algorithm=reinforce_pp", "rollout.dynamic_sampling=true"], "they teach too; use baseline=group"),
