@@ -54,10 +54,11 @@ class Gang:
         return self.scatter(method, [args] * len(self._ranks))
 
     def first(self, method: str, *args: Any) -> ray.ObjectRef:
-        """The call on rank 0 alone; a reference to its result, which stays where it is."""
-        ref = getattr(self._ranks[0], method).remote(*args)
-        self._get([ref], method)
-        return ref
+        """The call on every rank, as they may have to work on the result together; a reference to that of rank 0,
+        which stays where it is."""
+        refs = self.submit(method, *args)
+        self._get(refs, method)
+        return refs[0]
 
     def close(self) -> None:
         """Ends the ranks."""

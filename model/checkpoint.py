@@ -1,6 +1,7 @@
 """Checkpoint folders: config.json and safetensors under the names of the released Kimi-Linear weights."""
 
 import re
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -17,14 +18,20 @@ from deltarl.model.hybrid import HybridForCausalLM
 KEEP_FP32 = ("A_log", "dt_bias", "e_score_correction_bias")
 
 
-def save_model(model: HybridForCausalLM, path: str | PathLike[str]) -> None:
-    """Writes `config.json` and (sharded) safetensors. transformers' KimiLinearForCausalLM loads the folder as it is."""
+def save_model(
+    model: HybridForCausalLM, path: str | PathLike[str], state_dict: Mapping[str, Tensor] | None = None
+) -> None:
+    """Writes `config.json` and (sharded) safetensors. transformers' KimiLinearForCausalLM loads the folder as it is.
+
+    Args:
+        state_dict: the whole weights, where `model` holds a shard of them or others.
+    """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = ["KimiLinearForCausalLM"]
     model.config.dtype = model.dtype
     model.config.save_pretrained(folder)
-    save_torch_state_dict(dict(model.state_dict()), folder)
+    save_torch_state_dict(dict(model.state_dict() if state_dict is None else state_dict), folder)
 
 
 def load_model(path: str | PathLike[str], dtype: torch.dtype | None = None) -> HybridForCausalLM:

@@ -99,7 +99,8 @@ class SparseMoE(nn.Module):
         out = self.shared_experts(x)
         for e, expert in enumerate(self.experts):
             token, rank = (index == e).nonzero(as_tuple=True)
-            if len(token):
+            # When learning, every expert takes part: ranks that add up gradients must all have the same ones.
+            if len(token) or torch.is_grad_enabled():
                 # Filled up with zero rows: how many tokens an expert gets must not change how they are rounded.
                 chosen = F.pad(x[token], (0, 0, 0, max(0, MIN_ROWS - len(token))))
                 mixed = expert(chosen)[: len(token)] * weight[token, rank, None]

@@ -1,5 +1,6 @@
 """Any causal language model of transformers behind the interface that the learner calls."""
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
@@ -73,8 +74,9 @@ class HFPolicy(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return self.model.load_state_dict(*args, **kwargs)
 
-    def save_pretrained(self, path: str | PathLike[str]) -> None:
-        self.model.save_pretrained(path)
+    def save_pretrained(self, path: str | PathLike[str], state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """`state_dict`: the whole weights, where the model holds a shard of them or others."""
+        self.model.save_pretrained(path, state_dict=None if state_dict is None else dict(state_dict))
 
 
 def load_causal_lm(path: str | PathLike[str]) -> PreTrainedModel:

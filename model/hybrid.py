@@ -1,6 +1,7 @@
 """The hybrid language model: KDA layers with a full-attention layer every fourth, compatible with `kimi_linear`."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, cast
@@ -265,8 +266,10 @@ class HybridForCausalLM(PreTrainedModel):
 
         return load_model(path, **kwargs)
 
-    def save_pretrained(self, path: str | PathLike[str], **unused: Any) -> None:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self, path: str | PathLike[str], state_dict: Mapping[str, Tensor] | None = None, **unused: Any
+    ) -> None:
         """Writes a checkpoint folder; see `deltarl.model.checkpoint.save_model`."""
         from deltarl.model.checkpoint import save_model
 
-        save_model(self, path)
+        save_model(self, path, state_dict)

@@ -1,6 +1,5 @@
 """Several sequences end to end in one tensor, and the index maps the layers share."""
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -15,9 +14,10 @@ from deltarl.kernels.layout import ChunkLayout
 PAD_MULTIPLE = 16
 
 
-@dataclass(frozen=True)
 class Packing:
     """Bounds of N sequences packed along T, built once per forward pass.
+
+    No dataclass: FSDP takes those apart that a module is called with, and hands on copies without the cached parts.
 
     Attributes:
         cu_seqlens: `[N+1]` bounds.
@@ -28,11 +28,16 @@ class Packing:
             Padding on the right is never seen by a causal mask.
     """
 
-    cu_seqlens: Tensor
-    position: Tensor
-    chunks: ChunkLayout
-    padded: ChunkLayout
-    start: Tensor | None = None
+    def __init__(
+        self,
+        cu_seqlens: Tensor,
+        position: Tensor,
+        chunks: ChunkLayout,
+        padded: ChunkLayout,
+        start: Tensor | None = None,
+    ):
+        self.cu_seqlens, self.position, self.start = cu_seqlens, position, start
+        self.chunks, self.padded = chunks, padded
 
     @classmethod
     def build(cls, cu_seqlens: Tensor, start: Tensor | None = None) -> "Packing":

@@ -30,7 +30,13 @@ class WeightUpdate:
     @classmethod
     def of(cls, model: nn.Module, version: int, dtypes: Mapping[str, torch.dtype] | None = None) -> "WeightUpdate":
         """`dtypes`: of the receiver's tensors by name, if they are not those of `model`."""
-        state = model.state_dict()
+        return cls.of_state(model.state_dict(), version, dtypes)
+
+    @classmethod
+    def of_state(
+        cls, state: Mapping[str, Tensor], version: int, dtypes: Mapping[str, torch.dtype] | None = None
+    ) -> "WeightUpdate":
+        """The same from a state dict, which may have been put together from the shards of several ranks."""
         arrays = {name: _to_array(x if dtypes is None else x.to(dtypes[name])) for name, x in state.items()}
         return cls(version, checksum(arrays), arrays)
 

@@ -68,6 +68,7 @@ class PackedBatch:
 
     @classmethod
     def pack(cls, samples: Sequence[TrainSample], device: torch.device) -> "PackedBatch":
+        """No samples give one token that no completion follows: a pass through the model that computes nothing."""
         ids: list[int] = []
         bounds, predictor, target = [0], list[int](), list[int]()
         for s in samples:
@@ -76,6 +77,11 @@ class PackedBatch:
             ids += s.prompt_ids + s.completion_ids
             bounds.append(len(ids))
             target += s.completion_ids
+        if not ids:
+            ids, bounds = [0], [0, 1]
+
+        def indices(parts: list[int]) -> Tensor:
+            return torch.tensor(parts, dtype=torch.int64, device=device)
 
         def per_token(parts: Iterable[list[float]]) -> Tensor:
             return torch.tensor([x for part in parts for x in part], dtype=torch.float32, device=device)
@@ -83,11 +89,11 @@ class PackedBatch:
         values = [s.values for s in samples if s.values is not None]
         returns = [s.returns for s in samples if s.returns is not None]
         return cls(
-            input_ids=torch.tensor(ids, device=device),
-            cu_seqlens=torch.tensor(bounds, device=device),
-            lengths=torch.tensor([len(s.completion_ids) for s in samples], device=device),
-            predictor=torch.tensor(predictor, device=device),
-            target=torch.tensor(target, device=device),
+            input_ids=indices(ids),
+            cu_seqlens=indices(bounds),
+            lengths=indices([len(s.completion_ids) for s in samples]),
+            predictor=indices(predictor),
+            target=indices(target),
             sampler_logprobs=per_token(s.logprobs for s in samples),
             old_logprobs=per_token(s.logprobs if s.old_logprobs is None else s.old_logprobs for s in samples),
             advantages=per_token(s.advantages for s in samples),

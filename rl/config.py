@@ -170,6 +170,9 @@ class LearnerConfig(ObjectiveConfig):
     num_ranks: PositiveInt = 1
     """Data-parallel learner processes. On a CPU, one a core with one thread each: a second thread in one process
     stalls whenever anything else wants its core."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp: each rank holds its part of weights, gradients and optimizer state (FSDP2), of the reference model and the
+    critic too; none: each holds all of them. The numbers are the same."""
     num_threads: PositiveInt = 1
     num_cpus: PositiveFloat = 0.4
     num_gpus: float = Field(default=0.0, ge=0, le=1)
@@ -204,6 +207,15 @@ class LearnerConfig(ObjectiveConfig):
             raise ValueError(
                 f"learner.min_entropy = {self.min_entropy} makes fewer optimizer steps while entropy is low, and "
                 "learner.num_minibatches = 1 is the fewest; raise num_minibatches, or leave min_entropy out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_have_ranks(self) -> "LearnerConfig":
+        if self.sharding == "fsdp" and self.num_ranks == 1:
+            raise ValueError(
+                "learner.sharding = 'fsdp' cuts the model up among ranks, and learner.num_ranks = 1 is one: raise "
+                "num_ranks, or leave sharding out"
             )
         return self
 

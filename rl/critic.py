@@ -1,5 +1,6 @@
 """The critic of PPO: what it says, how it learns, how it is kept."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from deltarl.model.checkpoint import load_model
 from deltarl.model.value import HybridForValues
-from deltarl.rl.batch import Minibatch, PackedBatch, micro_batches
+from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample
 from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.objectives.value import value_loss
 from deltarl.rl.optimizer import adamw, lr_schedule
 from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
+from deltarl.rl.sharding import Sharding, join, load_whole, whole, whole_tensor
 from deltarl.rl.update_stats import UpdateStats
 
 FOLDER, TENSORS = "critic", "critic.safetensors"
@@ -27,16 +29,24 @@ class Critic:
     Its loss is a mean over the tokens of the global minibatch, whatever the aggregation of the policy's.
     """
 
-    def __init__(self, config: CriticConfig, accelerator: Accelerator, module: nn.Module, betas: tuple[float, float]):
+    def __init__(
+        self,
+        config: CriticConfig,
+        accelerator: Accelerator,
+        module: nn.Module,
+        betas: tuple[float, float],
+        sharding: Sharding,
+    ):
         """
         Args:
-            module: a value head on the policy's trunk, or a `HybridForValues`.
+            module: a value head on the policy's trunk, which has been joined to the other ranks', or a
+                `HybridForValues`, which is joined here.
         """
         self.config, self._accelerator, self.module = config, accelerator, module
+        self._model = join(module, accelerator, sharding) if isinstance(module, HybridForValues) else None
         optimizer = adamw(module, lr=config.learning_rate, weight_decay=config.weight_decay, betas=betas)
         self.optimizer = accelerator.prepare(optimizer)
         self._scheduler = lr_schedule("constant", optimizer, config.warmup_steps, 0)
-        self._model = accelerator.prepare(module) if isinstance(module, HybridForValues) else None
 
     @property
     def has_trunk(self) -> bool:
@@ -46,12 +56,11 @@ class Critic:
         """`[n]` the value of the state before each completion token; only with a trunk of its own."""
         return _values(self.module, batch)
 
-    def accumulate(self, minibatch: Minibatch, max_tokens_per_micro_batch: int, stats: UpdateStats) -> Tensor:
-        """Adds up the gradient of one minibatch, and returns this rank's part of its loss; only with a trunk of its
-        own."""
+    def accumulate(self, minibatch: Minibatch, runs: Sequence[list[TrainSample]], stats: UpdateStats) -> Tensor:
+        """Adds up the gradient of one minibatch, cut into `runs`, and returns this rank's part of its loss; only with
+        a trunk of its own."""
         assert self._model is not None
         minimised = torch.zeros((), device=self._accelerator.device)
-        runs = micro_batches(minibatch.samples, max_tokens_per_micro_batch)
         for i, run in enumerate(runs):
             with nullcontext() if i == len(runs) - 1 else self._accelerator.no_sync(self._model):
                 batch = PackedBatch.pack(run, self._accelerator.device)
@@ -71,20 +80,24 @@ class Critic:
 
     def clip_gradient(self) -> Tensor:
         """The norm of the gradient before it was clipped."""
-        return self._accelerator.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
+        norm = self._accelerator.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
+        return whole_tensor(norm)
 
     def step(self) -> None:
         self.optimizer.step()
         self._scheduler.step()
 
     def save(self, folder: Path) -> None:
-        """Writes weights and optimizer into a folder of its own below `folder`."""
-        (folder / FOLDER).mkdir()
-        save_file({name: x.contiguous() for name, x in self.module.state_dict().items()}, folder / FOLDER / TENSORS)
-        save_optimizer(folder / FOLDER, self.module, self.optimizer.optimizer, self._scheduler, {})
+        """Writes weights and optimizer into a folder of its own below `folder`; on every rank, the main one writes."""
+        main = self._accelerator.is_main_process
+        state = whole(self.module.state_dict(), keep=main)
+        if main:
+            (folder / FOLDER).mkdir()
+            save_file({name: x.contiguous() for name, x in state.items()}, folder / FOLDER / TENSORS)
+        save_optimizer(folder / FOLDER, self.module, self.optimizer.optimizer, self._scheduler, {}, write=main)
 
     def load(self, folder: Path) -> None:
-        self.module.load_state_dict(load_file(folder / FOLDER / TENSORS))
+        load_whole(self.module, load_file(folder / FOLDER / TENSORS))
         load_optimizer(folder / FOLDER, self.module, self.optimizer.optimizer, self._scheduler)
 
 

@@ -27,6 +27,7 @@ from deltarl.rl.objectives.tokens import Tokens
 from deltarl.rl.optimizer import adamw, lr_schedule
 from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
 from deltarl.rl.ranks import on_cpu
+from deltarl.rl.sharding import even, join, load_whole, whole, whole_tensor
 from deltarl.rl.update_stats import UpdateStats
 
 REFERENCE = "reference"  # its folder in a checkpoint, where it does not stay the model the run started from
@@ -64,22 +65,24 @@ class Learner:
         model = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
         self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp])
-        self.reference = load_policy(model_path).to(self.accelerator.device).eval() if config.beta > 0 else None
+        self.reference = self._reference_model(model_path) if config.beta > 0 else None
         betas = (config.adam_beta1, config.adam_beta2)
-        optimizer = adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=betas)
-        self.critic: Critic | None = None
         module: nn.Module = model
-        if config.baseline == "critic":
+        if config.baseline == "critic" and config.critic.trunk == "shared":
             assert isinstance(model, HybridForCausalLM)  # else refused before the run
+            module = PolicyWithValues(model)
+        self.model = join(module, self.accelerator, config.sharding)
+        optimizer = adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=betas)
+        self.optimizer = self.accelerator.prepare(optimizer)
+        self.critic: Critic | None = None
+        if config.baseline == "critic":
             total_updates = max(1, total_updates - config.critic.warmup_updates * config.num_minibatches)
             head: nn.Module
-            if config.critic.trunk == "shared":
-                module = PolicyWithValues(model)
+            if isinstance(module, PolicyWithValues):
                 head = module.head
             else:
                 head = own_trunk(model_path, self.accelerator.device)
-            self.critic = Critic(config.critic, self.accelerator, head, betas)
-        self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
+            self.critic = Critic(config.critic, self.accelerator, head, betas, config.sharding)
         # Not prepared: an Accelerate scheduler would step once per rank.
         self.scheduler = lr_schedule(config.lr_schedule, optimizer, config.warmup_steps, total_updates)
 
@@ -110,12 +113,12 @@ class Learner:
                 self._imitate(minibatch, stats)
             loss = self._accumulate(minibatch, stats, beta, on_policy=i == 0)
             if self.critic is not None and self.critic.has_trunk:
-                loss += self.critic.accumulate(minibatch, self.config.max_tokens_per_micro_batch, stats)
+                loss += self.critic.accumulate(minibatch, self._runs(minibatch.samples), stats)
             self._step(loss, stats)
         if self.critic is not None:
             for minibatch in minibatches * (self.config.critic.epochs - 1):
-                limit = self.config.max_tokens_per_micro_batch
-                self._step(self.critic.accumulate(minibatch, limit, stats), stats, critic_alone=True)
+                runs = self._runs(minibatch.samples)
+                self._step(self.critic.accumulate(minibatch, runs, stats), stats, critic_alone=True)
         self.version += 1
         if self.config.reference_interval and self.version % self.config.reference_interval == 0:
             assert self.reference is not None  # ObjectiveConfig sees to it
@@ -152,30 +155,44 @@ class Learner:
             values += _by_answer(found, batch)
         return values
 
-    def weights(self) -> WeightUpdate:
-        """The policy as it is now, in the dtype that samplers have it in."""
-        policy = self._unwrapped()
-        return WeightUpdate.of(policy, self.version, policy.stored_dtypes if isinstance(policy, HFPolicy) else None)
+    def weights(self) -> WeightUpdate | None:
+        """The policy as it is now, in the dtype that samplers have it in.
+
+        To be called on every rank; all but the main one get None.
+        """
+        policy, main = self._unwrapped(), self.accelerator.is_main_process
+        state = whole(policy.state_dict(), keep=main)
+        dtypes = policy.stored_dtypes if isinstance(policy, HFPolicy) else None
+        return WeightUpdate.of_state(state, self.version, dtypes) if main else None
 
     def save(self, folder: Path) -> None:
-        """Writes model and optimizer state into `folder`; only the main rank does anything."""
-        if self.accelerator.is_main_process:
-            self._unwrapped().save_pretrained(folder)
-            if self.reference is not None and self.config.reference_interval:
-                self.reference.save_pretrained(folder / REFERENCE)
-            save_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler, self._counters())
-            if self.critic is not None:
-                self.critic.save(folder)
+        """Writes model and optimizer state into `folder`. To be called on every rank; the main one writes."""
+        policy, main = self._unwrapped(), self.accelerator.is_main_process
+        self._save_model(policy, folder)
+        if self.reference is not None and self.config.reference_interval:
+            self._save_model(self.reference, folder / REFERENCE)
+        save_optimizer(folder, policy, self.optimizer.optimizer, self.scheduler, self._counters(), write=main)
+        if self.critic is not None:
+            self.critic.save(folder)
 
     def load(self, folder: Path) -> None:
-        """Restores what `save` wrote, on every rank."""
-        self._unwrapped().load_state_dict(load_policy(folder).state_dict())
+        """Restores what `save` wrote, on every rank; with as many ranks as there may be now, sharded or not."""
+        load_whole(self._unwrapped(), load_policy(folder).state_dict())
         if self.reference is not None and self.config.reference_interval:
-            self.reference.load_state_dict(load_policy(folder / REFERENCE).state_dict())
+            load_whole(self.reference, load_policy(folder / REFERENCE).state_dict())
         state = load_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler)
         self.version, self.skipped = state["version"], state["skipped"]
         if self.critic is not None:
             self.critic.load(folder)
+
+    def _save_model(self, policy: Any, folder: Path) -> None:
+        state = whole(policy.state_dict(), keep=self.accelerator.is_main_process)
+        if self.accelerator.is_main_process:
+            policy.save_pretrained(folder, state_dict=state)
+
+    def _reference_model(self, path: str) -> Any:
+        model = load_policy(path).to(self.accelerator.device).eval()
+        return model if self.config.sharding == "none" else join(model, self.accelerator, self.config.sharding)
 
     def _counters(self) -> dict[str, int]:
         return {"version": self.version, "skipped": self.skipped}
@@ -184,7 +201,8 @@ class Learner:
         """One step along the gradients there are, and none left; without the step, if they or `loss` are not finite."""
         norm = torch.zeros_like(loss)
         if not critic_alone:
-            norm = self.accelerator.clip_grad_norm_(self._unwrapped().parameters(), self.config.max_grad_norm)
+            parameters = self._unwrapped().parameters()
+            norm = whole_tensor(self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm))
         critic_norm = torch.zeros_like(norm) if self.critic is None else self.critic.clip_gradient()
         # All ranks must agree. They have the same gradient, but each its own share of the loss.
         if bool(torch.isfinite(self.accelerator.reduce(loss, "sum") + norm + critic_norm)):
@@ -225,7 +243,7 @@ class Learner:
         # Ranks average their gradients; times their number makes it the sum the global mean needs.
         scale = self.accelerator.num_processes / divided_by
         stats.add_minibatch(divided_by)
-        runs = micro_batches(minibatch.samples, self.config.max_tokens_per_micro_batch)
+        runs = self._runs(minibatch.samples)
         for i, run in enumerate(runs):
             last = i == len(runs) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -254,7 +272,7 @@ class Learner:
         InstructGPT, arXiv 2203.02155, Eq. 2). Ranks exchange it with that of the answers, which come after."""
         scale = self.config.ptx_weight * self.accelerator.num_processes / max(1, minibatch.global_solution_tokens)
         total, count = 0.0, 0
-        for run in micro_batches(minibatch.solutions, self.config.max_tokens_per_micro_batch):
+        for run in self._runs(minibatch.solutions):
             with self.accelerator.no_sync(self.model):
                 logprobs = self._logprobs(self.model, PackedBatch.pack(run, self.accelerator.device))
                 self.accelerator.backward(-logprobs.sum() * scale)
@@ -281,8 +299,13 @@ class Learner:
         for batch in self._packed(samples):
             yield batch, self._logprobs(model, batch)
 
+    def _runs(self, samples: Sequence[TrainSample]) -> list[list[TrainSample]]:
+        """Micro-batches; where weights are sharded, as many on every rank, of which the last ones may be empty."""
+        runs = micro_batches(samples, self.config.max_tokens_per_micro_batch)
+        return runs if self.config.sharding == "none" else even(runs, self.accelerator)
+
     def _packed(self, samples: Sequence[TrainSample]) -> Iterator[PackedBatch]:
-        for run in micro_batches(samples, self.config.max_tokens_per_micro_batch):
+        for run in self._runs(samples):
             yield PackedBatch.pack(run, self.accelerator.device)
 
     def _logprobs(self, model: nn.Module, batch: PackedBatch) -> Tensor:

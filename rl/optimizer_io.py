@@ -9,20 +9,34 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from deltarl.rl.sharding import like, whole
+
 TENSORS, STATE = "optimizer.safetensors", "learner_state.json"
 
 
 def save_optimizer(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, counters: Mapping[str, int]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    counters: Mapping[str, int],
+    write: bool,
 ) -> None:
     """Writes the optimizer's tensors as `{parameter}|{slot}` (`lm_head.weight|exp_avg`), the rest and `counters` as
-    JSON."""
+    JSON: whole tensors, so that any number of ranks can read them.
+
+    Args:
+        write: on one rank. The others only take part where tensors are sharded.
+    """
     tensors = {
-        f"{name}|{slot}": value.contiguous()
+        f"{name}|{slot}": value
         for name, p in model.named_parameters()
         for slot, value in optimizer.state.get(p, {}).items()
     }
-    save_file(tensors, folder / TENSORS)
+    tensors = whole(tensors, keep=write)
+    if not write:
+        return
+    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / TENSORS)
     last_lr = [group["lr"] for group in optimizer.param_groups]
     (folder / STATE).write_text(json.dumps({**counters, "last_epoch": scheduler.last_epoch, "lr": last_lr}))
 
@@ -33,7 +47,7 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
     for key, value in load_file(folder / TENSORS).items():
         name, slot = key.split("|")
         p = parameters[name]
-        optimizer.state[p][slot] = value.to(p.device) if slot != "step" else value
+        optimizer.state[p][slot] = like(value, p) if slot != "step" else value
     state = json.loads((folder / STATE).read_text())
     scheduler.last_epoch = state["last_epoch"]
     scheduler._last_lr = state["lr"]

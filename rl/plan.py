@@ -16,6 +16,7 @@ from deltarl.reward.rewards import Scorer
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import cpus_needed, gpus_needed, scorer_arguments
 from deltarl.rl.problem_set import ProblemSet, demonstrations
+from deltarl.rl.sharding import sharded_layers
 from deltarl.rl.warm_start import check_context, load_tokenizer
 from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import SamplingParams
@@ -108,6 +109,10 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
         parts["reference model"] = learned
     if config.learner.baseline == "critic" and config.learner.critic.trunk == "own":
         parts["critic with gradient and AdamW"] = 4 * learned
+    if config.learner.sharding == "fsdp":
+        # What a rank needs whole at a time: the largest layer, or what is in none, weights and gradient.
+        parts = {name: size // config.learner.num_ranks for name, size in parts.items()}
+        parts["one layer put together"] = 2 * _largest_unit(model) * learned // model.num_parameters()
     rollout = config.rollout
     length = config.data.max_prompt_tokens + rollout.max_tokens
     sequences = min(rollout.max_num_seqs, -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations)
@@ -127,6 +132,12 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
         learner,
         worker,
     )
+
+
+def _largest_unit(model: PreTrainedModel) -> int:
+    """Parameters of the largest part that sharded ranks put together at once."""
+    layers = [sum(p.numel() for p in m.parameters()) for m in sharded_layers(model)]
+    return max([model.num_parameters() - sum(layers), *layers])
 
 
 def _gib(size: int) -> str:

@@ -12,7 +12,7 @@ from deltarl.rl.config import RunConfig
 
 CONFIG_FILE = "config.yaml"
 
-# May differ when a run is resumed: they change how it runs, not what it computes.
+# May differ when a run is resumed: they change how it runs, not what it computes (ranks: but for rounding).
 FREE_KEYS = (
     "alerts",
     "output_dir",
@@ -21,6 +21,8 @@ FREE_KEYS = (
     "reward.num_cpus",
     "rollout.num_cpus",
     "learner.num_cpus",
+    "learner.num_ranks",
+    "learner.sharding",
 )
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 def answer_sums(x: Tensor, lengths: Tensor) -> Tensor:
     """Sums `[N]` of `x` `[n]` over answers of `lengths` `[N]`, in fp64, the same whatever they are packed with."""
+    if not len(lengths):
+        return x.double()  # of no answers there is nothing to add, and segment_reduce takes no empty lengths
     return torch.segment_reduce(x.double(), "sum", lengths=lengths)
 
 

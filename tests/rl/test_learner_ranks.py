@@ -16,6 +16,7 @@ from deltarl.rl.config import LearnerConfig
 from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.learner import Learner
 from deltarl.rl.presets import PRESETS
+from deltarl.rl.sharding import whole
 from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import SamplingParams
 
@@ -52,9 +53,13 @@ def train(config: LearnerConfig, model: str, share, folder: Path) -> None:
     """What a rank does: two updates, then its metrics and weights, also the critic's, to disk."""
     learner = Learner(config, model, total_updates=2, temperature=1.0)
     metrics = [learner.update(share), learner.update(share)]
-    weights = {name: torch.tensor(array) for name, array in learner.weights().arrays.items()}
+    weights = whole(learner._unwrapped().state_dict(), keep=True)
+    published = learner.weights()
+    assert (published is None) == (not learner.accelerator.is_main_process)
+    assert published is None or all(np.array_equal(published.arrays[name], x) for name, x in weights.items())
     if learner.critic is not None:
-        weights |= {f"critic.{name}": x for name, x in learner.critic.module.state_dict().items()}
+        critic = whole(learner.critic.module.state_dict(), keep=True)
+        weights |= {f"critic.{name}": x for name, x in critic.items()}
     torch.save((metrics, weights), folder / f"rank{os.environ.get('RANK', '0')}.pt")
 
 
@@ -67,10 +72,15 @@ def rank_main(rank: int, port: int, config: LearnerConfig, model: str, shares, f
         torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+# The first of them sharded is in test_learner_sharding.py.
+CASES = [(name, "none") for name in CONFIGS] + [(name, "fsdp") for name in list(CONFIGS)[1:]]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[f"{name}, {sharding}" for name, sharding in CASES])
 def outcomes(request, policy_folder, samples, tmp_path_factory):
     """(metrics, weights) of one rank alone, and of each of two."""
-    config = CONFIGS[request.param]
+    config = CONFIGS[request.param[0]]
+    together = config.model_copy(update={"sharding": request.param[1]})
     root = tmp_path_factory.mktemp("ranks")
     solutions = [TrainSample.solution(s.prompt_ids, s.completion_ids) for s in samples[:3]]  # one rank gets none once
     (root / "one").mkdir()
@@ -80,7 +90,7 @@ def outcomes(request, policy_folder, samples, tmp_path_factory):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     mp.spawn(
-        rank_main, (port, config, str(policy_folder), split_batch(samples, 2, 2, solutions), root / "two"), nprocs=2
+        rank_main, (port, together, str(policy_folder), split_batch(samples, 2, 2, solutions), root / "two"), nprocs=2
     )
     return [torch.load(root / path) for path in ("one/rank0.pt", "two/rank0.pt", "two/rank1.pt")]
 
@@ -108,6 +118,6 @@ def test_two_ranks_report_the_metrics_of_one(outcomes):
     (alone, _), (first, _), (second, _) = outcomes
     assert first == second
     for one, two in zip(alone, first, strict=True):
-        assert two == pytest.approx(one, abs=1e-5)
+        assert two == pytest.approx(one, rel=1e-5, abs=1e-5)
     assert alone[0]["mismatch/logprob_abs_max"] <= 1e-5
     assert alone[1]["kl/old"] > 1e-8  # the second update learned from the answers of older weights

@@ -37,6 +37,11 @@ def test_memory_counts_every_copy_of_the_weights_and_the_cache(tiny):
     text, all_of_them = learner_gib(*big, "algorithm=ppo", "learner.beta=0.1")
     assert "reference model" in text
     assert all_of_them == pytest.approx(plain / 4 * 9, rel=0.03)  # 4 for the policy, 1 reference, 4 for the critic
+    text, sharded = learner_gib(*big, "algorithm=ppo", "learner.num_ranks=8", "learner.sharding=fsdp")
+    _, whole = learner_gib(*big, "algorithm=ppo")
+    layer = float(text.split("one layer put together ")[1].split(")")[0])
+    assert 0.02 * whole < layer < 0.2 * whole  # two layers and the embeddings, of two models with state
+    assert sharded == pytest.approx(whole / 8 + layer, rel=0.03)
     caches = []
     for generations in (256, 1024):
         plan = make_plan(tiny(f"rollout.num_generations={generations}", "rollout.max_num_seqs=4096"))

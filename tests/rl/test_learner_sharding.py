@@ -1,0 +1,179 @@
+"""Weights sharded over two ranks: the curve of one rank, and checkpoints that go from the one to the other and back."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from pydantic import ValidationError
+from torch.distributed.tensor import DTensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from deltarl.model.checkpoint import save_model
+from deltarl.model.config import hybrid_config
+from deltarl.model.hybrid import HybridForCausalLM
+from deltarl.model.policy import load_policy
+from deltarl.rl.batch import TrainSample, split_batch
+from deltarl.rl.config import LearnerConfig
+from deltarl.rl.learner import Learner
+from deltarl.rl.sharding import whole
+
+VOCAB = 24
+SETTINGS = {"learning_rate": 1e-3, "warmup_steps": 0, "weight_decay": 0.01, "beta": 0.05}
+CONFIG = LearnerConfig(**SETTINGS, max_tokens_per_micro_batch=60)
+
+
+def moe(folder: Path) -> None:
+    """So few tokens in a micro-batch that some of the 16 experts get none."""
+    sizes = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"full_attention_every": 2, "num_attention_heads": 2, "linear_num_heads": 2, "linear_head_dim": 16}
+    latent = {"kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 16}
+    experts = {"num_experts": 16, "num_experts_per_token": 2, "moe_intermediate_size": 16}
+    config = hybrid_config(**sizes, **heads, **latent, **experts, max_position_embeddings=128, initializer_range=0.2)
+    save_model(HybridForCausalLM(config), folder)
+
+
+def tied(folder: Path) -> None:
+    sizes = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    model = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, tie_word_embeddings=True, initializer_range=0.2))
+    model.save_pretrained(folder)
+
+
+def answers() -> list[TrainSample]:
+    """11 random answers with their log-probabilities as if sampled uniformly."""
+    rng = np.random.default_rng(2)
+    lengths = rng.integers(3, 30, (11, 2))
+    return [
+        TrainSample.whole(
+            rng.integers(3, VOCAB, p).tolist(), rng.integers(3, VOCAB, c).tolist(), [-3.0] * int(c), float(rng.normal())
+        )
+        for p, c in lengths
+    ]
+
+
+def state(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: x.clone() for name, x in whole(learner._unwrapped().state_dict(), keep=True).items()}
+
+
+def work(folder: Path, num_ranks: int, mine: str, theirs: str | None = None) -> dict:
+    """What a rank does: two updates, a checkpoint, a third update, and a step that is left out; then the third update
+    once more from the checkpoint of another number of ranks."""
+    rank = int(os.environ.get("RANK", "0"))
+    config = CONFIG.model_copy(update={"sharding": "fsdp" if num_ranks > 1 else "none"})
+    samples = answers()
+    bad = [*samples[:-1], TrainSample.whole([5, 6], [7, 8], [-3.0] * 2, float("nan"))]
+    share, poisoned = split_batch(samples, num_ranks, 2)[rank], split_batch(bad, num_ranks, 1)[rank]
+    learner = Learner(config, str(folder / "model"), 10, 1.0)
+    found: dict = {"metrics": [learner.update(share), learner.update(share)], "checkpoint": state(learner)}
+    if rank == 0:
+        (folder / mine).mkdir()
+    learner.save(folder / mine)
+    found["metrics"].append(learner.update(share))
+    found["weights"] = state(learner)
+    found["logprobs"] = learner.logprobs(share[0].samples)
+    found["skipped"] = learner.update(poisoned)["optim/skipped"]
+    found["after"] = state(learner)
+    parameters = [p.to_local() if isinstance(p, DTensor) else p for p in learner.model.parameters()]
+    moments = [
+        x.to_local() if isinstance(x, DTensor) else x
+        for slots in learner.optimizer.optimizer.state.values()
+        for name, x in slots.items()
+        if name != "step"
+    ]
+    found["held"] = sum(p.numel() for p in parameters), sum(x.numel() for x in moments)
+    if theirs:
+        other = Learner(config, str(folder / "model"), 10, 1.0)
+        other.load(folder / theirs)
+        found["version"] = other.version
+        found["resumed"] = other.update(share)
+        found["resumed weights"] = state(other)
+    return found
+
+
+def rank_main(rank: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.save(work(folder, 2, "two", "one"), folder / f"rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[moe, tied], ids=lambda make: make.__name__)
+def outcomes(request, tmp_path_factory):
+    """What one rank found, what each of two found, and the folder of both."""
+    folder = tmp_path_factory.mktemp("sharding")
+    torch.manual_seed(0)
+    request.param(folder / "model")
+    alone = work(folder, 1, "one")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(rank_main, (port, folder), nprocs=2)
+    return alone, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)], folder
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], atol: float) -> None:
+    assert a.keys() == b.keys()
+    for name, x in a.items():
+        torch.testing.assert_close(b[name], x, rtol=0, atol=atol, msg=name)
+
+
+def test_the_curve_and_the_weights_are_those_of_one_rank(outcomes):
+    alone, both, folder = outcomes
+    start = load_policy(folder / "model").state_dict()
+    assert max(float((alone["weights"][name] - x).abs().max()) for name, x in start.items()) > 2e-3
+    for found in both:
+        for one, two in zip(alone["metrics"], found["metrics"], strict=True):
+            assert two == pytest.approx(one, rel=1e-5, abs=1e-5)
+        same(alone["weights"], found["weights"], 1e-5)
+    assert alone["metrics"][2]["kl/ref"] > 1e-6
+    assert sum(map(len, both[0]["logprobs"])) != sum(map(len, both[1]["logprobs"]))
+    logprobs = [None] * len(alone["logprobs"])
+    logprobs[0::2], logprobs[1::2] = both[0]["logprobs"], both[1]["logprobs"]
+    for one, two in zip(alone["logprobs"], logprobs, strict=True):
+        assert two == pytest.approx(one, abs=1e-5)
+
+
+def test_a_rank_holds_about_half_of_weights_and_optimizer_state(outcomes):
+    (alone, both, _) = outcomes
+    for found in both:
+        for mine, all_of_it in zip(found["held"], alone["held"], strict=True):
+            assert mine < 0.55 * all_of_it
+    for part in (0, 1):
+        assert sum(found["held"][part] for found in both) == alone["held"][part]
+
+
+def test_a_step_that_is_not_finite_is_left_out_on_every_rank(outcomes):
+    alone, both, _ = outcomes
+    for found in (alone, *both):
+        assert found["skipped"] == 1
+        same(found["weights"], found["after"], 0)
+
+
+def test_two_ranks_go_on_from_the_checkpoint_of_one(outcomes):
+    alone, both, _ = outcomes
+    for found in both:
+        assert found["version"] == 2
+        assert found["resumed"] == pytest.approx(alone["metrics"][2], abs=1e-5)
+        same(alone["weights"], found["resumed weights"], 1e-5)
+
+
+def test_one_rank_goes_on_from_the_checkpoint_of_two(outcomes):
+    alone, both, folder = outcomes
+    learner = Learner(CONFIG, str(folder / "model"), 10, 1.0)
+    learner.load(folder / "two")
+    same(both[0]["checkpoint"], state(learner), 0)
+    assert learner.update(split_batch(answers(), 1, 2)[0]) == pytest.approx(alone["metrics"][2], abs=1e-5)
+    same(alone["weights"], state(learner), 1e-5)
+    assert {f.name for f in (folder / "two").iterdir()} == {f.name for f in (folder / "one").iterdir()}
+
+
+def test_one_rank_has_nothing_to_shard(outcomes):
+    with pytest.raises(ValidationError, match="num_ranks = 1 is one: raise num_ranks"):
+        LearnerConfig(sharding="fsdp")
+    with pytest.raises(ValueError, match="'fsdp' needs several ranks"):
+        Learner(CONFIG.model_copy(update={"sharding": "fsdp"}), str(outcomes[2] / "model"), 10, 1.0)
