@@ -93,6 +93,7 @@ class ServerProcess:
             return protocol.result(self._pipe, ERRORS)
         except (EOFError, OSError) as error:  # hung up, by either side
             if late.is_set():
+                self._process.wait()  # it has been killed: not alive for whoever asks
                 raise VLLMError(
                     f"vLLM's process {self.pid} gave no answer to {name!r} in {timeout:g} s and was killed."
                     f"{self.log_tail()}"

@@ -15,7 +15,9 @@ from deltarl.actor.host import WorkerSpec
 def ray_address() -> Iterator[str]:
     """Address of a Ray that lives as long as the session, of two CPUs and, so it is told, two GPUs."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    context = ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    # Workers have a niceness of 15 by themselves, with which tests in other processes would starve them.
+    niceness = {"worker_niceness": 0}
+    context = ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, _system_config=niceness)
     yield context.address_info["gcs_address"]
     ray.shutdown()
 

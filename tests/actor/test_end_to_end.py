@@ -103,13 +103,14 @@ def test_a_rollout_worker_killed_in_the_middle_changes_nothing_but_the_count(ref
     assert rows(config)[-1]["worker/restarts"] == 1
 
 
+@pytest.mark.timeout(600)  # two runs, of which the first has a Python of its own to start
 def test_a_run_killed_by_the_operating_system_and_started_again_has_the_curve_of_one_that_was_not(
     reference, again, ray_address
 ):
     config = again()
     command = [sys.executable, "-m", "deltarl.rl.run_grpo", "--config", str(TINY), f"output_dir={config.output_dir}"]
     driver = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ray_address}, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(rows(config)) < 4 and driver.poll() is None and time.monotonic() < deadline:  # past the first checkpoint
         time.sleep(0.002)
     driver.kill()
