@@ -173,6 +173,9 @@ class LearnerConfig(ObjectiveConfig):
     critic too; none: each holds all of them. The numbers are the same."""
     num_threads: PositiveInt = 1
     num_cpus: PositiveFloat = 0.4
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: of the policy's hidden matrices (the paper's choice), and AdamW for all else; a critic has AdamW. Both take
+    the learning rate and the weight decay below: Muon's update is scaled to what AdamW's usually is."""
     learning_rate: PositiveFloat = 5e-4
     warmup_steps: NonNegativeInt = 5
     """Updates of linear warm-up, after which the rate stays constant or decays."""
