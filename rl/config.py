@@ -181,6 +181,9 @@ class LearnerConfig(ObjectiveConfig):
     batch_invariant: bool = False
     """On GPUs, compute in kernels that give a token the same bits whatever it is batched with, in learner and samplers:
     the log-probs of both are then equal also in bf16. Costs time (benchmarks/README.md)."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: of the policy's hidden matrices (the paper's choice), and AdamW for all else; a critic has AdamW. Both take
+    the learning rate and the weight decay below: Muon's update is scaled to what AdamW's usually is."""
     learning_rate: PositiveFloat = 5e-4
     warmup_steps: NonNegativeInt = 5
     """Updates of linear warm-up, after which the rate stays constant or decays."""

@@ -24,7 +24,7 @@ from deltarl.rl.loss import token_loss
 from deltarl.rl.objectives.aggregation import divisor, token_weights
 from deltarl.rl.objectives.kl import kl_estimate
 from deltarl.rl.objectives.tokens import Tokens
-from deltarl.rl.optimizer import adamw, lr_schedule
+from deltarl.rl.optimizer import lr_schedule, policy_optimizer
 from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
 from deltarl.rl.ranks import on_cpu
 from deltarl.rl.sharding import even, join, load_whole, whole, whole_tensor
@@ -72,7 +72,7 @@ class Learner:
             assert isinstance(model, HybridForCausalLM)  # else refused before the run
             module = PolicyWithValues(model)
         self.model = join(module, self.accelerator, config.sharding)
-        optimizer = adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=betas)
+        optimizer = policy_optimizer(model, config)
         self.optimizer = self.accelerator.prepare(optimizer)
         self.critic: Critic | None = None
         if config.baseline == "critic":

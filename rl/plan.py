@@ -15,6 +15,7 @@ from deltarl.model.policy import is_hybrid
 from deltarl.reward.rewards import Scorer
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import cpus_needed, gpus_needed, scorer_arguments
+from deltarl.rl.muon import hidden_matrices
 from deltarl.rl.problem_set import ProblemSet, demonstrations
 from deltarl.rl.sharding import sharded_layers
 from deltarl.rl.warm_start import check_context, load_tokenizer
@@ -104,7 +105,7 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
     """Lines, and bytes of a learner rank and of a rollout worker without activations."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     learned = weights if isinstance(model, HybridForCausalLM) else 4 * model.num_parameters()  # HFPolicy is in fp32
-    parts = {"weights": learned, "gradient": learned, "AdamW": 2 * learned}
+    parts = {"weights": learned, "gradient": learned} | _optimizer_bytes(config, model, learned)
     if config.learner.beta:
         parts["reference model"] = learned
     if config.learner.baseline == "critic" and config.learner.critic.trunk == "own":
@@ -132,6 +133,15 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
         learner,
         worker,
     )
+
+
+def _optimizer_bytes(config: RunConfig, model: PreTrainedModel, learned: int) -> dict[str, int]:
+    """Of the policy's optimizer: two moments of every weight, or one of those that are Muon's."""
+    if config.learner.optimizer == "adamw":
+        return {"AdamW": 2 * learned}
+    names = hidden_matrices(model)
+    share = sum(p.numel() for name, p in model.named_parameters() if name in names) / model.num_parameters()
+    return {"Muon": int(share * learned), "AdamW": int(2 * (1 - share) * learned)}
 
 
 def _largest_unit(model: PreTrainedModel) -> int:

@@ -33,6 +33,7 @@ CONFIGS = {
     ),
     "own critic": LearnerConfig(**SETTINGS, **PRESETS["ppo"]["learner"]),
     "shared critic": LearnerConfig(**SETTINGS, **PRESETS["ppo"]["learner"], critic=CriticConfig(trunk="shared")),
+    "muon": LearnerConfig(**SETTINGS, optimizer="muon"),
 }
 
 
@@ -106,18 +107,23 @@ def test_ranks_hold_the_very_same_weights(outcomes):
     assert all(torch.equal(x, second[name]) for name, x in first.items())
 
 
-def test_two_ranks_end_with_the_weights_of_one(outcomes, policy_folder):
+def test_two_ranks_end_with_the_weights_of_one(outcomes, policy_folder, request):
     (_, alone), (_, shared), _ = outcomes
     start = load_model(policy_folder).state_dict()
     assert max(float((alone[name] - x).abs().max()) for name, x in start.items()) > 1e-3
     for name, x in alone.items():
-        torch.testing.assert_close(shared[name], x, rtol=0, atol=1e-6, msg=name)
+        if "muon" in request.node.name:
+            # torch iterates in bf16, where gradients that differ by rounding may differ by a whole step.
+            assert (shared[name] - x).norm() <= 0.02 * (x - start[name]).norm(), name
+        else:
+            torch.testing.assert_close(shared[name], x, rtol=0, atol=1e-6, msg=name)
 
 
-def test_two_ranks_report_the_metrics_of_one(outcomes):
+def test_two_ranks_report_the_metrics_of_one(outcomes, request):
     (alone, _), (first, _), (second, _) = outcomes
     assert first == second
     for one, two in zip(alone, first, strict=True):
-        assert two == pytest.approx(one, rel=1e-5, abs=1e-5)
+        tolerance = 1e-3 if "muon" in request.node.name else 1e-5
+        assert two == pytest.approx(one, rel=tolerance, abs=tolerance)
     assert alone[0]["mismatch/logprob_abs_max"] <= 1e-5
     assert alone[1]["kl/old"] > 1e-8  # the second update learned from the answers of older weights
