@@ -3,19 +3,21 @@
 import logging
 import math
 import os
+from collections.abc import Sequence
 
 import ray
 
 log = logging.getLogger(__name__)
 
 
-def start(num_cpus_needed: float, num_gpus_needed: float = 0.0) -> None:
+def start(num_cpus_needed: float, gpu_shares: Sequence[float]) -> None:
     """Joins the running cluster (`ray job submit`, RAY_ADDRESS, or `ray start` on this machine), else starts Ray here.
 
     Args:
         num_cpus_needed: what all actors of the run reserve together. A Ray started here offers at least that much, so
             that a small laptop can run everything, only slower.
-        num_gpus_needed: likewise; a Ray started here offers the GPUs there are.
+        gpu_shares: what each actor that uses a GPU reserves of one, at most 1. A Ray started here offers the GPUs there
+            are.
 
     Raises:
         RuntimeError: the cluster that was joined can never place the actors.
@@ -35,14 +37,26 @@ def start(num_cpus_needed: float, num_gpus_needed: float = 0.0) -> None:
             f"the run reserves {num_cpus_needed:g} CPUs and the Ray cluster has {offered:g}: lower rollout.num_workers "
             "or the num_cpus of rollout, reward and learner, or start Ray with more"
         )
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    if gpus < num_gpus_needed:
+    gpus = int(ray.cluster_resources().get("GPU", 0.0))
+    if (needed := _gpus_for(gpu_shares)) > gpus:
         raise RuntimeError(
-            f"the run reserves {num_gpus_needed:g} GPUs and there are {gpus:g}: lower rollout.num_gpus and "
-            "learner.num_gpus, which may be fractions and are 0 where all is computed on CPUs"
+            f"the run's actors fill {needed} GPUs and there are {gpus}: lower rollout.num_gpus and learner.num_gpus, "
+            "which may be fractions and are 0 where all is computed on CPUs"
         )
-    if gpus and not num_gpus_needed:
-        log.warning("%g GPUs stand idle: rollout.num_gpus and learner.num_gpus are 0; 0.5 each share one", gpus)
+    if gpus and not gpu_shares:
+        log.warning("%d GPUs stand idle: rollout.num_gpus and learner.num_gpus are 0; 0.5 each share one", gpus)
+
+
+def _gpus_for(shares: Sequence[float]) -> int:
+    """How many GPUs hold these shares, none of which can be cut in two: the largest first, each where there is room."""
+    left: list[float] = []
+    for share in sorted(shares, reverse=True):
+        room = next((i for i, x in enumerate(left) if share <= x + 1e-6), None)
+        if room is None:
+            left.append(1.0 - share)
+        else:
+            left[room] -= share
+    return len(left)
 
 
 def stop() -> None:

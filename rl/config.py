@@ -16,6 +16,8 @@ from deltarl.rl.presets import Algorithm, with_preset
 from deltarl.rl.sampling_config import SamplingConfig
 from deltarl.rl.section import Section
 
+Sharding = Literal["none", "fsdp"]
+
 
 class ModelConfig(Section):
     path: str | None = None
@@ -170,7 +172,7 @@ class LearnerConfig(ObjectiveConfig):
     num_ranks: PositiveInt = 1
     """Data-parallel learner processes. On a CPU, one a core with one thread each: a second thread in one process
     stalls whenever anything else wants its core."""
-    sharding: Literal["none", "fsdp"] = "none"
+    sharding: Sharding = "none"
     """fsdp: each rank holds its part of weights, gradients and optimizer state (FSDP2), of the reference model and the
     critic too; none: each holds all of them. The numbers are the same."""
     num_threads: PositiveInt = 1

@@ -48,10 +48,12 @@ class Fleets:
             num_gpus=learner.num_gpus,
             num_threads=learner.num_threads,
         )
+        # First of all: ranks need a GPU each, and workers that came before might leave them no two.
+        ranks = Gang("learner", rank, learner.num_ranks)
         return cls(
             Fleet("rollout workers", sampler, rollout.num_workers),
             Fleet("reward workers", scorer, config.reward.num_workers),
-            Gang("learner", rank, learner.num_ranks),
+            ranks,
         )
 
     def close(self) -> None:
@@ -101,10 +103,11 @@ def cpus_needed(config: RunConfig) -> float:
     )
 
 
-def gpus_needed(config: RunConfig) -> float:
-    """Ray GPUs the run's actors reserve together."""
+def gpu_shares(config: RunConfig) -> list[float]:
+    """What each of the run's actors that use a GPU reserves of one."""
     rollout, learner = config.rollout, config.learner
-    return rollout.num_workers * rollout.num_gpus + learner.num_ranks * learner.num_gpus
+    shares = [learner.num_gpus] * learner.num_ranks + [rollout.num_gpus] * rollout.num_workers
+    return [share for share in shares if share]
 
 
 def _absolute(function: str) -> str:

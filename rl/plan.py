@@ -14,7 +14,7 @@ from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import is_hybrid
 from deltarl.reward.rewards import Scorer
 from deltarl.rl.config import RunConfig
-from deltarl.rl.fleets import cpus_needed, gpus_needed, scorer_arguments
+from deltarl.rl.fleets import cpus_needed, gpu_shares, scorer_arguments
 from deltarl.rl.muon import hidden_matrices
 from deltarl.rl.problem_set import ProblemSet, demonstrations
 from deltarl.rl.sharding import sharded_layers
@@ -51,7 +51,7 @@ def make_plan(config: RunConfig) -> Plan:
     lines += _seconds(config, model)
     here = config.learner.num_ranks * learner_bytes + config.rollout.num_workers * worker_bytes
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if not gpus_needed(config) and here > available:
+    if not gpu_shares(config) and here > available:
         refused.append(
             f"all processes together need {here / GIB:.1f} GiB and this machine has {available / GIB:.1f} GiB: lower "
             "rollout.max_num_seqs, rollout.num_workers or learner.num_ranks"
@@ -61,10 +61,9 @@ def make_plan(config: RunConfig) -> Plan:
         lines.append(
             f"Ray CPUs: {cpus_needed(config):g} reserved, {cpus} here; a cluster that is joined must have them"
         )
-    if gpus_needed(config) > torch.cuda.device_count():
+    if (gpus := sum(gpu_shares(config))) > torch.cuda.device_count():
         lines.append(
-            f"Ray GPUs: {gpus_needed(config):g} reserved, {torch.cuda.device_count()} here; a cluster that is joined "
-            "must have them"
+            f"Ray GPUs: {gpus:g} reserved, {torch.cuda.device_count()} here; a cluster that is joined must have them"
         )
     return Plan(lines, refused)
 

@@ -34,7 +34,8 @@ def warm_up(config: RunConfig) -> None:
     folder = run_dir / "initial"
     if not folder.is_dir():
         learner = config.learner
-        runtime.start(learner.num_ranks * learner.num_cpus, learner.num_ranks * learner.num_gpus)
+        shares = [learner.num_gpus] * learner.num_ranks if learner.num_gpus else []
+        runtime.start(learner.num_ranks * learner.num_cpus, shares)
         try:
             warm_start(config, folder, shown)
         finally:

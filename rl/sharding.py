@@ -6,7 +6,7 @@ models read the matrix without calling its module (kernels/logprobs.py), so that
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,8 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from deltarl.model.hybrid import DecoderLayer
 from deltarl.rl.batch import TrainSample
-
-Sharding = Literal["none", "fsdp"]
+from deltarl.rl.config import Sharding
 
 
 def join(module: nn.Module, accelerator: Accelerator, sharding: Sharding) -> Any:

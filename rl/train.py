@@ -19,7 +19,7 @@ def train(config: RunConfig) -> None:
     log_to(run_dir)
     # Imported late: these take seconds, and a mistake in the configuration should not.
     from deltarl.reward.rewards import Scorer
-    from deltarl.rl.fleets import Fleets, cpus_needed, gpus_needed, scorer_arguments, warm_start
+    from deltarl.rl.fleets import Fleets, cpus_needed, gpu_shares, scorer_arguments, warm_start
     from deltarl.rl.loop import Loop
     from deltarl.rl.problem_set import ProblemSet, demonstrations
     from deltarl.rl.report import write_report
@@ -30,7 +30,7 @@ def train(config: RunConfig) -> None:
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
     shown = demonstrations(problems.train, config.sft) if config.sft else []
-    runtime.start(cpus_needed(config), gpus_needed(config))
+    runtime.start(cpus_needed(config), gpu_shares(config))
     try:
         if shown and not (run_dir / "initial").is_dir():
             warm_start(config, run_dir / "initial", shown)

@@ -123,7 +123,8 @@ def test_a_run_killed_by_the_operating_system_and_started_again_has_the_curve_of
 
 
 def test_two_learner_ranks_learn_what_one_learns(reference, again):
-    config = again("learner.num_ranks=2", "steps=2")
+    # On the two GPUs that Ray is told of here, each rank and a worker beside it fit no other way.
+    config = again("learner.num_ranks=2", "steps=2", "learner.num_gpus=0.6", "rollout.num_gpus=0.4")
     train(config)
     one, two = rows(reference)[1], rows(config)[1]
     for name in ("reward/mean", "loss/policy", "entropy", "optim/grad_norm", "mismatch/logprob_abs_mean"):

@@ -116,20 +116,24 @@ def outcomes(request, tmp_path_factory):
     return alone, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)], folder
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], atol: float) -> None:
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert a.keys() == b.keys()
-    for name, x in a.items():
-        torch.testing.assert_close(b[name], x, rtol=0, atol=atol, msg=name)
+    assert [name for name, x in a.items() if not torch.equal(x, b[name])] == []
+
+
+def same_but_for_rounding(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], folder: Path) -> None:
+    """Each tensor's difference, beside how far training has moved it: where a gradient is nearly 0, AdamW makes steps
+    of its rounding."""
+    start = load_policy(folder / "model").state_dict()
+    assert [name for name, x in a.items() if not (b[name] - x).norm() <= 0.01 * (x - start[name]).norm()] == []
 
 
 def test_the_curve_and_the_weights_are_those_of_one_rank(outcomes):
     alone, both, folder = outcomes
-    start = load_policy(folder / "model").state_dict()
-    assert max(float((alone["weights"][name] - x).abs().max()) for name, x in start.items()) > 2e-3
     for found in both:
         for one, two in zip(alone["metrics"], found["metrics"], strict=True):
             assert two == pytest.approx(one, rel=1e-5, abs=1e-5)
-        same(alone["weights"], found["weights"], 1e-5)
+        same_but_for_rounding(alone["weights"], found["weights"], folder)
     assert alone["metrics"][2]["kl/ref"] > 1e-6
     assert sum(map(len, both[0]["logprobs"])) != sum(map(len, both[1]["logprobs"]))
     logprobs = [None] * len(alone["logprobs"])
@@ -151,24 +155,24 @@ def test_a_step_that_is_not_finite_is_left_out_on_every_rank(outcomes):
     alone, both, _ = outcomes
     for found in (alone, *both):
         assert found["skipped"] == 1
-        same(found["weights"], found["after"], 0)
+        same(found["weights"], found["after"])
 
 
 def test_two_ranks_go_on_from_the_checkpoint_of_one(outcomes):
-    alone, both, _ = outcomes
+    alone, both, folder = outcomes
     for found in both:
         assert found["version"] == 2
         assert found["resumed"] == pytest.approx(alone["metrics"][2], abs=1e-5)
-        same(alone["weights"], found["resumed weights"], 1e-5)
+        same_but_for_rounding(alone["weights"], found["resumed weights"], folder)
 
 
 def test_one_rank_goes_on_from_the_checkpoint_of_two(outcomes):
     alone, both, folder = outcomes
     learner = Learner(CONFIG, str(folder / "model"), 10, 1.0)
     learner.load(folder / "two")
-    same(both[0]["checkpoint"], state(learner), 0)
+    same(both[0]["checkpoint"], state(learner))
     assert learner.update(split_batch(answers(), 1, 2)[0]) == pytest.approx(alone["metrics"][2], abs=1e-5)
-    same(alone["weights"], state(learner), 1e-5)
+    same_but_for_rounding(alone["weights"], state(learner), folder)
     assert {f.name for f in (folder / "two").iterdir()} == {f.name for f in (folder / "one").iterdir()}
 
 

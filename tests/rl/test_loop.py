@@ -79,7 +79,7 @@ def local_fleets() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fleets, "start", start_local)
         patch.setattr(fleets, "warm_start", lambda *args: None)  # `starting_point` then does it in this process
-        patch.setattr(runtime, "start", lambda cpus: None)
+        patch.setattr(runtime, "start", lambda cpus, gpu_shares: None)
         patch.setattr(runtime, "stop", lambda: None)
         yield
 
