@@ -173,7 +173,7 @@ def test_no_option_is_passed_over() -> None:
 def test_no_box_is_passed_over() -> None:
     for box in (r"\boxed{5}", r"\fbox{5}", r"\framebox{5}", r"\boxed 5"):
         for before in ("", "text ", "a box: "):
-            assert list(extract._boxes(before + box)) == ["5"]
+            assert extract._boxed(before + box) == "5"
 
 
 @pytest.mark.parametrize(
