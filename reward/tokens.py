@@ -162,8 +162,10 @@ class _Tokenizer(CommandScanner):
         if word in CURRENCY_WORDS:
             self.at += self.text.startswith(".", self.at)
             return self.add("currency", CURRENCY_WORDS[word])
+        if len(word) >= FEWEST_LETTERS:
+            return self.add("text", word.casefold())
         capitals = word.isupper() and word != self.text.strip()  # NO/BO is a ratio of lengths
-        if len(word) >= FEWEST_LETTERS or word == "mod" or (word.casefold() in SHORT_WORDS and not capitals):
+        if word == "mod" or (word.casefold() in SHORT_WORDS and not capitals):
             return self.words(word)
         # Short runs are products; only the last letter can carry the subscript.
         for letter in word[:-1]:
