@@ -219,7 +219,7 @@ _Step = Callable[[_Tokenizer], bool]
 _STEPS: dict[str, _Step] = {
     **dict.fromkeys(digits, _Tokenizer.number),
     **dict.fromkeys(ascii_letters, _Tokenizer.letters),
-    **dict.fromkeys("*!()[]=,;<>&_", _Tokenizer.sign),
+    **dict.fromkeys("+-*/|:%!_()[]{}=,;<>&", _Tokenizer.sign),
     ".": _Tokenizer.dot,
     "^": _Tokenizer.caret,
     "'": _Tokenizer.apostrophe,
