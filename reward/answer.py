@@ -128,7 +128,7 @@ class AnswerParser(BracketParser):
     def side(self) -> Node:
         """An expression with an optional unit or currency sign, a text, or a union of intervals."""
         outer_unit, self.unit = self.unit, None
-        outer_divides, self.divides = self.divides, self.colon_divides()
+        outer_divides, self.divides = self.divides, self.has_colon and self.colon_divides()
         if self.tokens[self.at][0] == "text":
             words = self.words()
             number = spelled_number(words)
@@ -234,8 +234,6 @@ class AnswerParser(BracketParser):
 
     def colon_divides(self) -> bool:
         """Whether the value that begins here has one colon, outside of its brackets."""
-        if not self.has_colon:
-            return False
         depth = colons = 0
         for token in self.tokens[self.at :]:
             if token.kind != "op":

@@ -6,6 +6,7 @@ Read from the tokens on both sides, up to the end of the formula, an equals sign
 import re
 from typing import NamedTuple
 
+from deltarl.reward.prose import says_nothing
 from deltarl.reward.units import conversion
 
 _NEAR = 200
@@ -67,10 +68,11 @@ class _Left(NamedTuple):
 
 def with_attachments(text: str, start: int, end: int, content: str) -> str:
     """``content`` of the box at ``text[start:end]``, with what is attached to it; often nothing."""
+    alone = says_nothing(text[end : end + _NEAR])
     if _PLAIN.fullmatch(content.strip()):
         window = text[max(0, start - _NEAR) : start]
         digits_before = _DIGITS_BEFORE.search(window) if _ends_in_a_digit(window) else None
-        digits_after = _DIGITS_AFTER.match(text, end)
+        digits_after = None if alone else _DIGITS_AFTER.match(text, end)
         if digits_before or digits_after:  # one number, a part of it boxed
             matches = (digits_before, digits_after)
             leading, trailing = (match.group() if match else "" for match in matches)
@@ -79,16 +81,17 @@ def with_attachments(text: str, start: int, end: int, content: str) -> str:
     if outside is not None:
         text = text[max(0, outside - _NEAR) : outside] + text[start : end + _NEAR]
         start, end = min(outside, _NEAR), min(outside, _NEAR) + end - start
-    if _is_between_bars(text, start, end):
+    if not alone and _is_between_bars(text, start, end):
         return f"|{content}|"
     left = _left(text, start)
     before = text[left.begin : start].strip()
-    after, stop = _right(text, end, left)
-    after = after.strip()
-    if not before and not after.strip("!") and _is_exclamation(text, end, stop):
-        after = ""
-    if not after:
-        after = _words(text, stop)
+    after = ""
+    if not alone:
+        found, stop = _right(text, end, left)
+        after = found.strip()
+        if not before and not after.strip("!") and _is_exclamation(text, end, stop):
+            after = ""
+        after = after or _words(text, stop)
     if before == "(" and after.startswith(")"):
         before, after = "", after[1:].strip()
     if not before and not after:

@@ -32,7 +32,6 @@ Number = int | Fraction
 Form = Number | tuple[Any, ...]
 
 _SMALL = 1 << 64
-_INFINITY = Const("infinity")
 _INFINITE_FORMS = (
     ("const", "infinity"),
     ("mul", -1, frozenset({(("const", "infinity"), 1)})),
@@ -81,13 +80,17 @@ def plainly_has_value(node: Node) -> bool:
         current = stack.pop()
         if isinstance(current, (Num, Sym)):
             continue  # most of them
-        if isinstance(current, Func) or current == _INFINITY:
-            return False
-        if isinstance(current, Pow):
+        if isinstance(current, Mul):
+            stack += current.factors
+        elif isinstance(current, Pow):
             base = current.base
             if not isinstance(base, Sym) and not (isinstance(base, Num) and base.value):
                 return False
-        stack.extend(children(current))
+            stack.append(current.exponent)
+        elif isinstance(current, Func) or (isinstance(current, Const) and current.name == "infinity"):
+            return False
+        else:
+            stack += children(current)
     return True
 
 

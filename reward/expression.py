@@ -28,6 +28,8 @@ from deltarl.reward.tree import (
 _DEGREE = product(Const("pi"), Num(Fraction(1, 180)))
 _OPERAND_OPS = frozenset(["(", "{", "[", "frac", "binom", "lfloor", "lceil", "begin", "sum", "prod"])
 _BEHIND_INTERVALS = frozenset(["", "cup", "setminus", ",", "or", "and", ")", r"\}"])
+_ENDS = frozenset([END.value, "}", ")", "]", r"\}", ",", "=", "&"])
+"""What most expressions end before, so that no more need be asked about it."""
 _POSTFIXES = frozenset(["^", "!", "%", "degree"])
 _OPEN, _CLOSE = Token("op", "{"), Token("op", "}")
 _TRANSPOSES = (Token("sym", "T"), Token("text", "T"))
@@ -66,6 +68,8 @@ class ExpressionParser(FunctionParser, ABC):
         left = self.prefix()
         while True:
             kind, op = self.tokens[self.at]
+            if op in _ENDS:
+                break
             if kind == "op":
                 if op == "-" and not (is_scalar(left) or isinstance(left, Matrix)):
                     break  # a set without another

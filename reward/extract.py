@@ -19,6 +19,7 @@ from deltarl.reward.prose import (
     is_one_of_several,
     is_qualified,
     is_retracted_at,
+    says_nothing,
 )
 from deltarl.reward.rivals import NEAR, are_several, has_alternative, is_one_of_a_series, same_statement, same_value
 from deltarl.reward.verdict import Reason
@@ -65,7 +66,6 @@ _TURN = re.compile(
     r"<(?:\|(?:im_start|im_end|endoftext|eot_id|end|eom_id|return|start_header_id|user)\|>|/s>|end_of_turn>)"
     r"|\n(?:#+ ?|\*\*)?(?:Human|User):"
 )
-_SIGNS_OF_TURN = ("<", "Human:", "User:")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
 _NUMBER = re.compile(
@@ -118,7 +118,8 @@ def candidates(text: str, marker: str = "boxed", trusted: bool = False) -> Itera
             empty = True
             continue
         if marker != "boxed" and _BOX.search(stripped):
-            yield next(_boxes(stripped), Reason.NO_ANSWER)
+            boxed = _boxed(stripped)
+            yield Reason.NO_ANSWER if boxed is None else boxed
             return
         yield stripped
         bare = bare_answer(stripped)
@@ -129,16 +130,18 @@ def candidates(text: str, marker: str = "boxed", trusted: bool = False) -> Itera
 
 def _own_turn(text: str) -> str:
     """``text`` up to where another turn begins; a mark at the very start begins its own."""
-    if not any(sign in text for sign in _SIGNS_OF_TURN):  # far quicker than the pattern
-        return text
-    mark = _TURN.search(text, 1)
+    # Far quicker than the pattern, which needs one of them.
+    possible = "<" in text or "User:" in text or "Human:" in text
+    mark = _TURN.search(text, 1) if possible else None
     return text[: mark.start()] if mark else text
 
 
 def _found(text: str, marker: str, trusted: bool = False) -> Iterator[str | Reason]:
     match marker:
         case "boxed":
-            yield from _boxes(text, trusted)
+            boxed = _boxed(text, trusted)
+            if boxed is not None:
+                yield boxed
         case "####":
             *before, rest = text.rsplit("####", _MAX_BOXES)
             if before:
@@ -159,7 +162,7 @@ def _by_any_marker(text: str, anywhere: bool) -> Iterator[str | Reason]:
     if concluded and boxed and concluded.start() > boxed.start():
         yield from _phrase(text)
     elif boxed:
-        yield from _boxes(text)
+        yield from _found(text, "boxed")
     elif _OPENING_TAG.search(text):
         yield from _found(text, "answer_tag")
     elif "####" in text:
@@ -209,18 +212,17 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return last
 
 
-def _boxes(text: str, trusted: bool = False) -> Iterator[str | Reason]:
-    """The last box with what is attached to it, and those before it that it is enumerated with."""
+def _boxed(text: str, trusted: bool = False) -> str | Reason | None:
+    """The last box with what is attached to it, and those before it that it is enumerated with; None without a box."""
     first = text.find("box")  # far quicker than the pattern
     if first < 0:
-        return
+        return None
     starts = [(match.start(), match.end()) for match in _BOX.finditer(text, max(0, first - len(r"\frame")))]
     if not starts:
-        return
+        return None
     last = _content(text, starts[-1][1])
     if isinstance(last, Reason):
-        yield last
-        return
+        return last
     content, end = last
     begin, _ = starts[-1]
     boxes, parts = [begin], [_whole(text, begin, end, content)]
@@ -231,24 +233,21 @@ def _boxes(text: str, trusted: bool = False) -> Iterator[str | Reason]:
         parts.insert(0, _whole(text, start, box[1], box[0]))
         boxes.insert(0, start)
         begin = start
-    if is_denied_at(text, begin) or is_asked_at(text, end):
-        yield Reason.RETRACTED
-        return
-    denied = _unless_denied(content, text[end : end + MAX_ANSWER_CHARS])
-    if isinstance(denied, Reason):
-        yield denied
-        return
-    if not trusted and _offers_another(text, begin, end, content, starts[: -len(boxes)]):
-        yield Reason.AMBIGUOUS
-        return
+    rest = "" if says_nothing(text[end:]) else text[end:]
+    denied = is_denied_at(text, begin) or is_denial(content.strip())
+    if denied or (rest and (is_asked_at(rest, 0) or is_retracted_at(rest, 0))):
+        return Reason.RETRACTED
+    percent = r"\%" if rest and _PERCENT.match(rest) else ""
+    if not trusted and _offers_another(text, begin, content, percent, rest, starts[: -len(boxes)]):
+        return Reason.AMBIGUOUS
+    if len(parts) == 1:
+        return content + percent if parts[0] == content else parts[0]
     if all(same_value(part, parts[-1]) for part in parts):
-        parts = parts[-1:]  # said twice
-    else:
-        names = [_name(text, start) for start in boxes]
-        if all(names) and len(set(names)) == len(names):
-            parts = [f"{name} = {part}" for name, part in zip(names, parts, strict=True)]
-    percent = r"\%" if parts == [content] and _PERCENT.match(text, end) else ""
-    yield ", ".join(parts) + percent
+        return parts[-1] + (percent if parts[-1] == content else "")  # said twice
+    names = [_name(text, start) for start in boxes]
+    if all(names) and len(set(names)) == len(names):
+        parts = [f"{name} = {part}" for name, part in zip(names, parts, strict=True)]
+    return ", ".join(parts)
 
 
 def _whole(text: str, start: int, end: int, content: str) -> str:
@@ -256,17 +255,17 @@ def _whole(text: str, start: int, end: int, content: str) -> str:
     return with_attachments(text, start, end, content) if content.strip() else ""
 
 
-def _offers_another(text: str, begin: int, end: int, content: str, earlier: list[tuple[int, int]]) -> bool:
-    """Whether another box, the words around the last one, or a statement after it offer another answer."""
-    value = content + (r"\%" if _PERCENT.match(text, end) else "")
+def _offers_another(
+    text: str, begin: int, content: str, percent: str, rest: str, earlier: list[tuple[int, int]]
+) -> bool:
+    """Whether another box, the words around the last one, or a statement in the ``rest`` offer another answer."""
     if earlier and are_several(content, _earlier_boxes(text, earlier, begin)):
-        return True
-    if has_alternative(text, begin, end, value):
         return True
     if is_changed_at(text, begin):
         return True
-    rest = text[end:]
-    later = _last_match(_ANSWER_IS, rest)
+    if has_alternative(text[max(0, begin - NEAR) : begin], rest[:NEAR], content + percent):
+        return True
+    later = _last_match(_ANSWER_IS, rest) if rest else None
     return later is not None and not same_statement(_sentence(rest, later.end()), content)
 
 

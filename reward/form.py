@@ -61,7 +61,9 @@ def refusal(pred: Node, gold: Node, question: Question) -> Reason | None:
 
 
 def _is_tautology(pred: Node) -> bool:
-    return isinstance(pred, Equation) and len({_spelling(side) for side in pred.sides}) == 1
+    if not isinstance(pred, Equation) or len(set(map(type, pred.sides))) > 1:  # which tells most apart
+        return False
+    return len({_spelling(side) for side in pred.sides}) == 1
 
 
 def _is_echo(pred: Node, gold: Node, question: Question) -> bool:

@@ -57,7 +57,7 @@ def normalize(text: str) -> str:
     """
     if len(text) > MAX_ANSWER_CHARS:
         raise LimitError(f"longer than {MAX_ANSWER_CHARS} characters")
-    if not text.isprintable():  # which is far quicker than a pattern
+    if not text.replace("\n", "").isprintable():  # which is far quicker than a pattern
         text = _UNESCAPED.sub(lambda match: _ESCAPES[match.group()[-1]], text)
         hidden = _CONTROL.search(text)
         if hidden:

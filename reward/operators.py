@@ -15,6 +15,7 @@ _UNSOLVED = re.compile(
     rf"{_UNKNOWN}|\\(?:sum|prod|gcd|lcm|max|min|bmod)(?![A-Za-z])|{DERIVATIVE.pattern}"
     r"|(?<![A-Za-z])(?:int|sum|gcd|lcm|max|min|det|lim)\}?\s*(?:[_({|]|\\[{l])"
 )
+_BRACE_OR_EQUALS = re.compile("[{}=]")
 _BEGINS = re.compile(rf"[\s$]*(?:\\displaystyle)?\s*(?:{_UNKNOWN}|{DERIVATIVE.pattern})")
 
 
@@ -32,9 +33,10 @@ def sides(text: str) -> list[str]:
     """The parts between equals signs that are not within braces, as that of a sum's index is."""
     depth, start = 0, 0
     found = []
-    for at, char in enumerate(text):
+    for match in _BRACE_OR_EQUALS.finditer(text):
+        char = match.group()
         depth += (char == "{") - (char == "}")
         if char == "=" and depth == 0:
-            found.append(text[start:at])
-            start = at + 1
+            found.append(text[start : match.start()])
+            start = match.end()
     return [*found, text[start:]]

@@ -3,6 +3,7 @@
 import functools
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from deltarl.reward.choices import fold, letters_of, read_choice
 from deltarl.reward.diagnose import why_different
@@ -41,8 +42,7 @@ class Settled:
         return Verdict(kind, score, self.answer, seconds, self.detail, reason=self.reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """``answer``, read as ``pred``, to be compared with ``gold``; ``shown`` is what was extracted.
 
     ``reason`` is why it is right if the two are equal.

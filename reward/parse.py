@@ -14,9 +14,10 @@ from deltarl.reward.operators import worked_out
 from deltarl.reward.remarks import without_remarks
 from deltarl.reward.scanner import END, Token
 from deltarl.reward.tokens import tokenize
-from deltarl.reward.tree import Equation, Node, Num, Seq, Text, measure, negate
+from deltarl.reward.tree import Equation, Node, Num, Seq, Text, measure, negate, product, reciprocal
 
 _PLAIN_NUMBER = re.compile(r"(-?)([0-9]{1,300}(?:\.[0-9]{1,300})?)")
+_PLAIN_FRACTION = re.compile(r"\$?(-?)\\[dt]?frac\{([0-9]{1,300})\}\{([0-9]{1,300})\}\$?")
 _DECIMAL_COMMA = re.compile(r"\$?\s*(-?)([0-9]+),([0-9]+)\s*\$?")
 _FEW_TOKENS = 16
 """No tree of so few comes near the bounds, so it is not measured: a token makes three levels at most."""
@@ -35,6 +36,9 @@ def parse_answer(text: str) -> Node:
     plain = _PLAIN_NUMBER.fullmatch(text)
     if plain:
         return negate(number(plain[2])) if plain[1] else number(plain[2])
+    plain = _PLAIN_FRACTION.fullmatch(text)
+    if plain:
+        return _fraction(*plain.groups())
     word = wording.time_of_day(text) or wording.date(text) or wording.yes_or_no(text)
     if word is not None:
         return word
@@ -51,6 +55,12 @@ def parse_answer(text: str) -> Node:
         if words is None:
             raise
         return words
+
+
+@lru_cache(maxsize=_CACHED_TREES)
+def _fraction(sign: str, top: str, bottom: str) -> Node:
+    fraction = product(number(top), reciprocal(number(bottom)))
+    return negate(fraction) if sign else fraction
 
 
 def _with_values(sides: list[str]) -> Equation:

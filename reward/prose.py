@@ -101,6 +101,11 @@ def last_word_may_be(words: frozenset[str], before: str) -> bool:
     return word.casefold() in words or not word.isascii()
 
 
+def says_nothing(after: str) -> bool:
+    """Whether what follows an answer only ends a formula, a sentence or a line, so that no pattern finds more in it."""
+    return not after.strip("$. \n")
+
+
 def is_changed_at(text: str, start: int) -> bool:
     """Whether the words just before ``start`` make another value of what follows: "more than", "half of", "minus"."""
     before = text[max(0, start - _BESIDE) : start]

@@ -16,6 +16,8 @@ def without_remarks(tokens: list[Token]) -> list[Token]:
         ParseError: the remark is a condition, which changes the answer.
     """
     tokens = _without_declarations(tokens)
+    if not any(token.kind == "text" and token.value.startswith(("for", "where")) for token in tokens):
+        return tokens  # which is nearly always so
     kept: list[Token] = []
     skipping = False
     for at, token in enumerate(tokens):
@@ -36,7 +38,7 @@ def without_remarks(tokens: list[Token]) -> list[Token]:
 
 def _without_declarations(tokens: list[Token]) -> list[Token]:
     r"""Without ``(k \in \mathbb{Z})``."""
-    for at in range(len(tokens) - 4, 0, -1):
+    for at in range(len(tokens) - 4, 0, -1) if _DECLARATION[1] in tokens else ():
         opening, variable, relation, domain, closing = tokens[at : at + 5] if at + 5 <= len(tokens) else (END,) * 5
         if (opening, relation, closing) == _DECLARATION and (variable.kind, domain.kind) == ("sym", "text"):
             tokens = tokens[:at] + tokens[at + 5 :]

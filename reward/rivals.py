@@ -95,16 +95,14 @@ def same_statement(left: str, right: str) -> bool:
     return not numbers or not others or bool(numbers & others) or same_value(left, right)
 
 
-def has_alternative(text: str, start: int, end: int, value: str) -> bool:
-    """Whether ``value``, which stands in ``text[start:end]``, is one of two: "6 or 5", "5, 6", "5, no, 6"."""
-    before, after = text[max(0, start - NEAR) : start], text[end : end + NEAR]
-    found = (
+def has_alternative(before: str, after: str, value: str) -> bool:
+    """Whether ``value``, between two pieces of text, is one of two: "6 or 5", "5, 6", "5, no, 6"."""
+    found = [
         _OR_BEFORE.search(before) if last_word_may_be(_OFFERING, before) else None,
         _LISTED_BEFORE.search(before) if before.rstrip(" $")[-1:] in (",", ";", "&", "d") else None,
-        _OR_AFTER.match(after),
-        _LISTED_AFTER.match(after),
-        _CORRECTION.match(after),
-    )
+    ]
+    if after:
+        found += (_OR_AFTER.match(after), _LISTED_AFTER.match(after), _CORRECTION.match(after))
     return any(match is not None and not same_value(match["value"].rstrip(".,)\\"), value) for match in found)
 
 

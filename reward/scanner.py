@@ -25,7 +25,7 @@ _WORD = re.compile(r"[a-z]+(?:['\-][a-z]+)*")
 _SUBSCRIPT = re.compile(
     r"\s*_\s*(?:\{\s*(?:\\(?:text|mathrm|rm)\s*\{)?([A-Za-z0-9+\-, \\]{1,24})\}?\}|([A-Za-z0-9])|\\([A-Za-z]+))"
 )
-_BRACKETS = OPENING | CLOSING
+BRACKETS = OPENING | CLOSING
 LETTER_TOKENS = {letter: Token("const" if letter in CONSTANTS else "sym", letter) for letter in ascii_letters}
 
 
@@ -50,7 +50,7 @@ class Scanner:
 
     def append(self, token: Token) -> bool:
         self.tokens.append(token)
-        if token.value in _BRACKETS and token.kind == "op":
+        if token.value in BRACKETS and token.kind == "op":
             if token.value in OPENING:
                 self.openings.append(self.at)
             elif self.openings:

@@ -142,16 +142,18 @@ def _renamed_parameter(pred: Scalar, gold: Scalar) -> Node:
 
     So is a constant of integration: c for C.
     """
+    if isinstance(pred, (Num, Sym, Const)) or isinstance(gold, (Num, Sym, Const)):
+        return pred
+    names, gold_names = free_symbols(pred), free_symbols(gold)
+    if names == gold_names:
+        return pred
     if isinstance(pred, Add) and isinstance(gold, Add):
-        odd, gold_odd = free_symbols(pred) - free_symbols(gold), free_symbols(gold) - free_symbols(pred)
+        odd, gold_odd = names - gold_names, gold_names - names
         if len(odd) == len(gold_odd) == 1 and odd | gold_odd <= _ADDED_CONSTANTS:
             (name,), (gold_name,) = odd, gold_odd
             if Sym(name) in pred.terms and Sym(gold_name) in gold.terms:
                 return substitute(pred, {name: Sym(gold_name)})
-    if isinstance(pred, (Num, Sym, Const)) or isinstance(gold, (Num, Sym, Const)):
-        return pred
-    names, gold_names = free_symbols(pred), free_symbols(gold)
-    if len(names) == len(gold_names) == 1 and names != gold_names and names | gold_names <= _PARAMETERS:
+    if len(names) == len(gold_names) == 1 and names | gold_names <= _PARAMETERS:
         (name,), (gold_name,) = names, gold_names
         if _is_family(gold, Sym(gold_name)) and contains(pred, Const, _PI):
             return substitute(pred, {name: Sym(gold_name)})

@@ -8,11 +8,10 @@ from deltarl.reward.alphabet import CONSTANTS, FUNCTIONS, PAIRED_SIGNS, SHORT_WO
 from deltarl.reward.commands import COMMANDS, CommandScanner
 from deltarl.reward.limits import ParseError
 from deltarl.reward.literals import NUMBER, NUMBER_IN_BRACKETS, without_separators
-from deltarl.reward.scanner import COMMA, END, FEWEST_LETTERS, LETTER_TOKENS, Token
+from deltarl.reward.scanner import BRACKETS, COMMA, END, FEWEST_LETTERS, LETTER_TOKENS, Token
 from deltarl.reward.units import CURRENCY_WORDS, PLAIN_SYMBOLS, SYMBOLS
 from deltarl.reward.vocabulary import spelled_number
 
-_SPACES = frozenset(" \t\r\n~$")
 _WHOLE = re.compile(r"[0-9]+(?![0-9.,{\\ eE(_^snrt])")
 """A number that nothing follows that may belong to it."""
 _PLAIN = re.compile(
@@ -22,7 +21,7 @@ _PLAIN = re.compile(
     r"(?![.eE_]| ?\{| [0-9]|,(?:[0-9]{3}|\\)|\^\s*\{?\s*(?:\\|[snrt])|\\(?:[,m]|te|rm|overline|bar|dot)|st|nd|rd|th)"
     r"|\\(?:[A-Za-z]++(?!\s?_|\.|\s*\{\s*(?:d|\\(?:te|ma|rm)))|[{},;!: ]))|)"
 )
-"""A token that stands for itself, or nothing: where a word, subscript, separator of digits or the like may begin."""
+"""Spaces, and a token that stands for itself or nothing: where a word, subscript, separator of digits may begin."""
 _LETTERS = re.compile(r"[A-Za-z]+")
 _PRIMES = re.compile(r"'+|\^\s*\{?\s*(?:\\prime\s*)+\}?")
 _BASE = re.compile(r"_(?:\{([0-9]{1,2})\}|([0-9]{1,2}))")
@@ -43,68 +42,42 @@ def tokenize(text: str) -> list[Token]:
     Raises:
         ParseError: a character or command outside the grammar.
     """
-    return _plain_tokens(text) or _Tokenizer(text).run()
-
-
-def _plain_tokens(text: str) -> list[Token] | None:
-    """All of the tokens, if each stands for itself whatever is around it; found together, they take half the time."""
-    parts = _PLAIN.findall(text)
-    if parts.index("") < len(parts) - 1:
-        return None
-    tokens: list[Token] = []
-    for part in parts[:-1]:
-        token = _PLAIN_TOKENS.get(part)
-        if token is _SKIPPED:
-            continue
-        if token is None:
-            if part[0] == "\\":
-                return None
-            token = Token("num", part)
-        elif token is COMMA and tokens and tokens[-1] is COMMA:
-            return None
-        tokens.append(token)
-    tokens.append(END)
-    return tokens
+    return _Tokenizer(text).run()
 
 
 class _Tokenizer(CommandScanner):
     """Reads all of the text, each token by its first character unless it stands for itself."""
 
     def run(self) -> list[Token]:
-        while self.at < len(self.text):
-            if self.plain():
-                continue
-            char = self.text[self.at]
-            if char in _SPACES:
-                self.at += 1
-                continue
-            token = _SELF_CONTAINED.get(char)
-            if token is not None:
-                self.tokens.append(token)
-                self.at += 1
-                continue
-            step = _STEPS.get(char)
+        while self.plain() < len(self.text):
+            step = _STEPS.get(self.text[self.at])
             if step is None or not step(self):
                 raise ParseError(f"unexpected {self.text[self.at : self.at + 12]!r}")
         self.tokens.append(END)
         return self.tokens
 
-    def plain(self) -> bool:
-        """A token that stands for itself, found as ``_plain_tokens`` finds it."""
-        match = _PLAIN.match(self.text, self.at)
-        part = match[1] if match else None
-        if not match or not part:
-            self.at = match.end() if match else self.at  # past the spaces
-            return self.at == len(self.text)
-        token = _PLAIN_TOKENS.get(part)
-        if token is None:
-            if part[0] == "\\":
-                return False
-            token = Token("num", part)
-        elif token is COMMA and self.last() == COMMA:
-            return False
-        self.at = match.end()
-        return token is _SKIPPED or self.append(token)
+    def plain(self) -> int:
+        """Reads the tokens from here on that stand for themselves, and the spaces behind them; returns how far."""
+        tokens = self.tokens
+        for match in _PLAIN.finditer(self.text, self.at):
+            part = match[1]
+            token = _PLAIN_TOKENS.get(part)
+            if token is None:
+                if part is None or part[0] == "\\":
+                    self.at = match.end() if part is None else match.start(1)
+                    break
+                tokens.append(Token("num", part))
+            elif token is COMMA:
+                if self.last() == COMMA:
+                    self.at = match.start(1)
+                    break
+                tokens.append(token)
+            elif part in _PLAIN_BRACKETS:
+                self.at = match.end()
+                self.append(token)
+            elif token is not _SKIPPED:
+                tokens.append(token)
+        return self.at
 
     def number(self) -> bool:
         whole = _WHOLE.match(self.text, self.at)
@@ -189,8 +162,10 @@ class _Tokenizer(CommandScanner):
         if word in CURRENCY_WORDS:
             self.at += self.text.startswith(".", self.at)
             return self.add("currency", CURRENCY_WORDS[word])
+        if len(word) >= FEWEST_LETTERS:
+            return self.add("text", word.casefold())
         capitals = word.isupper() and word != self.text.strip()  # NO/BO is a ratio of lengths
-        if len(word) >= FEWEST_LETTERS or word == "mod" or (word.casefold() in SHORT_WORDS and not capitals):
+        if word == "mod" or (word.casefold() in SHORT_WORDS and not capitals):
             return self.words(word)
         # Short runs are products; only the last letter can carry the subscript.
         for letter in word[:-1]:
@@ -226,9 +201,6 @@ class _Tokenizer(CommandScanner):
         return self.add("op", char)
 
 
-_SELF_CONTAINED = {char: Token("op", char) for char in "+-/|{}_:%"}
-"""Signs whose meaning depends on nothing before or after them."""
-
 _SKIPPED = Token("skipped", "")
 _PLAIN_TOKENS = {
     **{sign: Token("op", sign) for sign in "+-/|:%=<>!*()[]{}^"},
@@ -240,13 +212,14 @@ _PLAIN_TOKENS = {
     **dict.fromkeys((f"\\{name}" for name in (*",;!: ", "left", "right", "quad", "qquad", "displaystyle")), _SKIPPED),
 }
 """What ``_PLAIN`` finds, but for numbers and for the commands that take more than a look-up."""
+_PLAIN_BRACKETS = frozenset(part for part, token in _PLAIN_TOKENS.items() if token.value in BRACKETS)
 
 _Step = Callable[[_Tokenizer], bool]
 
 _STEPS: dict[str, _Step] = {
     **dict.fromkeys(digits, _Tokenizer.number),
     **dict.fromkeys(ascii_letters, _Tokenizer.letters),
-    **dict.fromkeys("*!()[]=,;<>&", _Tokenizer.sign),
+    **dict.fromkeys("+-*/|:%!_()[]{}=,;<>&", _Tokenizer.sign),
     ".": _Tokenizer.dot,
     "^": _Tokenizer.caret,
     "'": _Tokenizer.apostrophe,

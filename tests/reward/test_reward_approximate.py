@@ -28,7 +28,7 @@ def test_equal_ones_are_never_told_apart(left: str, right: str) -> None:
 @pytest.mark.parametrize(
     ("left", "right"),
     [("x + 10^{-6}", "x"), (r"\sin x", r"\sin y"), (r"\sqrt2", "1.4142135"), ("x y", "x + y"), (r"\sqrt{x^2}", "-x"),
-     (r"\ln x", r"\log_{2} x"), ("e^x", "e^{-x}")],
+     (r"\ln x", r"\log_{2} x"), ("e^x", "e^{-x}"), (r"\sqrt{x - 5}", r"\sqrt{x - 6}")],
 )  # fmt: skip
 def test_different_ones_are(left: str, right: str) -> None:
     assert differ(parse_answer(left), parse_answer(right))
@@ -39,6 +39,7 @@ def test_different_ones_are(left: str, right: str) -> None:
     [
         ("i", "7", True),
         ("3 - 2i", "3 + 2i", True),
+        ("3 - 2i", r"\sqrt[3]{5}", True),
         (r"\frac{1 + i\sqrt3}{2}", r"\frac{1 - i\sqrt3}{2}", True),
         ("(1 + i)^2", "2i", False),
         (r"\sqrt{-3 + 0i}", r"i\sqrt3", False),  # on the cut: left open

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from deltarl.reward import choices, expression, extract, normalize, tokens, wording
+from deltarl.reward import attached, choices, expression, extract, normalize, parse, tokens, wording
 from deltarl.reward.answer import AnswerParser
 from deltarl.reward.limits import MAX_DEPTH, ParseError
 from deltarl.reward.prose import last_word_may_be
@@ -45,8 +45,11 @@ _WORDS = [
 
 
 class _StepByStep(tokens._Tokenizer):
-    def plain(self) -> bool:
-        return False
+    def plain(self) -> int:
+        """Past the spaces, and no more."""
+        while self.text[self.at : self.at + 1] in tuple(" \t\r\n~$"):
+            self.at += 1
+        return self.at
 
 
 def _outcome(tokenizer: tokens._Tokenizer) -> list[Token] | str:
@@ -63,16 +66,10 @@ def test_tokens_found_at_once_are_those_found_step_by_step() -> None:
         assert _outcome(tokens._Tokenizer(text)) == _outcome(_StepByStep(text)), text
 
 
-def test_tokens_found_together_are_those_found_step_by_step() -> None:
+def test_whole_texts_are_found_at_once() -> None:
     rng = random.Random(1)
-    together = 0
-    for _ in range(20_000):
-        text = "".join(rng.choices(_PARTS, k=rng.randint(1, 8)))
-        found = tokens._plain_tokens(text)
-        if found is not None:
-            together += 1
-            assert found == _StepByStep(text).run(), text
-    assert together > 2_000
+    texts = ["".join(rng.choices(_PARTS, k=rng.randint(1, 8))) for _ in range(20_000)]
+    assert sum(tokens._Tokenizer(text).plain() == len(text) for text in texts) > 2_000
 
 
 @pytest.mark.parametrize(
@@ -83,7 +80,7 @@ def test_tokens_found_together_are_those_found_step_by_step() -> None:
     ],
 )
 def test_what_takes_more_than_a_look_is_left_to_the_steps(text: str) -> None:
-    assert tokens._plain_tokens(text) is None
+    assert tokens._Tokenizer(text).plain() < len(text)
 
 
 def test_two_separators_in_a_row_are_still_refused() -> None:
@@ -173,7 +170,32 @@ def test_no_option_is_passed_over() -> None:
 def test_no_box_is_passed_over() -> None:
     for box in (r"\boxed{5}", r"\fbox{5}", r"\framebox{5}", r"\boxed 5"):
         for before in ("", "text ", "a box: "):
-            assert list(extract._boxes(before + box)) == ["5"]
+            assert extract._boxed(before + box) == "5"
+
+
+def test_what_says_nothing_behind_a_box_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(6)
+    before = ["-", "$", "x = ", "(", "or ", "5", "not ", "half of ", "|", r"\frac{1}", "{", "^", ", ", " "]
+    after = ["$", ".", " ", "\n", "%", "|", ")", "}", "cm", "or 6", "?", " is wrong", "!", ",5", "5"]
+    texts = [
+        "".join(rng.choices(before, k=rng.randint(0, 3)))
+        + r"\boxed{7}"
+        + "".join(rng.choices(after, k=rng.randint(0, 3)))
+        for _ in range(20_000)
+    ]
+    found = [extract._boxed(text) for text in texts]
+    for module in (extract, attached):
+        monkeypatch.setattr(module, "says_nothing", lambda after: False)
+    for text, answer in zip(texts, found, strict=True):
+        assert extract._boxed(text) == answer, text
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("fraction", [r"\frac{1}{2}", r"\dfrac{12}{08}", r"\tfrac{0}{5}", r"\frac{4}{0}"])
+def test_a_fraction_read_directly_is_the_one_that_the_grammar_has(sign: str, fraction: str) -> None:
+    text = f"${sign}{fraction}$"
+    assert parse._PLAIN_FRACTION.fullmatch(text)
+    assert parse.parse_answer(text) == parse._parse_mathematics(text)
 
 
 @pytest.mark.parametrize(
