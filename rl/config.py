@@ -168,9 +168,10 @@ class LearnerConfig(ObjectiveConfig):
     num_ranks: PositiveInt = 1
     """Data-parallel learner processes. On a CPU, one a core with one thread each: a second thread in one process
     stalls whenever anything else wants its core."""
-    sharding: Literal["none", "fsdp"] = "none"
+    sharding: Literal["none", "fsdp", "fsdp_offload"] = "none"
     """fsdp: each rank holds its part of weights, gradients and optimizer state (FSDP2), of the reference model and the
-    critic too; none: each holds all of them. The numbers are the same."""
+    critic too; fsdp_offload: in the host's memory, where the optimizer works too; none: each holds all of them. The
+    numbers are the same."""
     num_threads: PositiveInt = 1
     num_cpus: PositiveFloat = 0.4
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -207,10 +208,15 @@ class LearnerConfig(ObjectiveConfig):
 
     @model_validator(mode="after")
     def _shards_have_ranks(self) -> "LearnerConfig":
-        if self.sharding == "fsdp" and self.num_ranks == 1:
+        if self.sharding == "fsdp_offload" and self.optimizer == "muon":
             raise ValueError(
-                "learner.sharding = 'fsdp' cuts the model up among ranks, and learner.num_ranks = 1 is one: raise "
-                "num_ranks, or leave sharding out"
+                "learner.sharding = 'fsdp_offload' has the host's processor do the optimizer's work, and Muon's are "
+                "matrix products: use optimizer=adamw, or sharding=fsdp"
+            )
+        if self.sharding != "none" and self.num_ranks == 1:
+            raise ValueError(
+                f"learner.sharding = {self.sharding!r} cuts the model up among ranks, and learner.num_ranks = 1 is one"
+                ": raise num_ranks, or leave sharding out"
             )
         return self
 

@@ -25,7 +25,7 @@ from deltarl.rl.objectives.kl import kl_estimate
 from deltarl.rl.objectives.tokens import Tokens
 from deltarl.rl.optimizer import lr_schedule, policy_optimizer
 from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
-from deltarl.rl.ranks import on_cpu
+from deltarl.rl.ranks import communication, on_cpu
 from deltarl.rl.sharding import even, join, load_whole, whole, whole_tensor
 from deltarl.rl.update_stats import UpdateStats
 
@@ -61,7 +61,7 @@ class Learner:
         self.skipped = 0  # optimizer steps left out since the policy last took one
         model = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
-        self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp])
+        self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp, *communication(config.sharding)])
         self.reference = self._reference_model(model_path) if config.beta > 0 else None
         betas = (config.adam_beta1, config.adam_beta2)
         module: nn.Module = model

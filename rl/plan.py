@@ -105,7 +105,7 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
         parts["reference model"] = learned
     if config.learner.baseline == "critic" and config.learner.critic.trunk == "own":
         parts["critic with gradient and AdamW"] = 4 * learned
-    if config.learner.sharding == "fsdp":
+    if config.learner.sharding != "none":
         # What a rank needs whole at a time: the largest layer, or what is in none, weights and gradient.
         parts = {name: size // config.learner.num_ranks for name, size in parts.items()}
         parts["one layer put together"] = 2 * _largest_unit(model) * learned // model.num_parameters()
@@ -118,6 +118,8 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
         kept = f", states and latents of {sequences} sequences of up to {length} tokens {_gib(cache)}"
     learner, worker = sum(parts.values()), weights + cache
     listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
+    if config.learner.sharding == "fsdp_offload":
+        listed += "; all but the layer in the host's memory"
     return (
         [
             f"memory of each of {config.learner.num_ranks} learner ranks: {_gib(learner)} GiB ({listed}), and the "
