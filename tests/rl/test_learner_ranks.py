@@ -34,6 +34,7 @@ CONFIGS = {
     "own critic": LearnerConfig(**SETTINGS, **PRESETS["ppo"]["learner"]),
     "shared critic": LearnerConfig(**SETTINGS, **PRESETS["ppo"]["learner"], critic=CriticConfig(trunk="shared")),
     "muon": LearnerConfig(**SETTINGS, optimizer="muon"),
+    "lora": LearnerConfig(**SETTINGS, lora={"rank": 4}, beta=0.1),
 }
 
 
@@ -73,14 +74,16 @@ def rank_main(rank: int, port: int, config: LearnerConfig, model: str, shares, f
         torch.distributed.destroy_process_group()
 
 
-# The first of them sharded is in test_learner_sharding.py.
-CASES = [(name, "none") for name in CONFIGS] + [(name, "fsdp") for name in list(CONFIGS)[1:]]
+# The first of them sharded is in test_learner_sharding.py; the last is refused.
+CASES = [(name, "none") for name in CONFIGS] + [(name, "fsdp") for name in list(CONFIGS)[1:-1]]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[f"{name}, {sharding}" for name, sharding in CASES])
 def outcomes(request, policy_folder, samples, tmp_path_factory):
     """(metrics, weights) of one rank alone, and of each of two."""
     config = CONFIGS[request.param[0]]
+    if config.lora is not None:
+        pytest.importorskip("peft", reason="LoRA needs peft: pip install 'deltarl[lora]'")
     together = config.model_copy(update={"sharding": request.param[1]})
     root = tmp_path_factory.mktemp("ranks")
     solutions = [TrainSample.solution(s.prompt_ids, s.completion_ids) for s in samples[:3]]  # one rank gets none once
