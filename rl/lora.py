@@ -53,10 +53,9 @@ class LoRAPolicy(nn.Module):
         targets = config.targets or ([*KDA, *MLA] if hybrid else "all-linear")
         self.peft_config = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets)
         self.peft_config.base_model_name_or_path = base_path
-        policy.requires_grad_(False)
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
-            inject_adapter_in_model(self.peft_config, self._inner[0], ADAPTER)
+            inject_adapter_in_model(self.peft_config, self._inner[0], ADAPTER)  # all else no longer learns
         for _, layer in self._adapted():
             layer.enable_adapters(False)  # it would add them to what is merged already
             for matrix in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):

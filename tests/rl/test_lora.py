@@ -66,6 +66,13 @@ def test_only_adapters_learn_and_have_optimizer_state(policy_folder):
     assert len(one.optimizer.optimizer.state) == len(learned)
 
 
+def test_every_rank_and_every_start_has_the_same_adapters(policy_folder):
+    state = torch.get_rng_state()
+    one, two = (dict(learner(policy_folder).model.named_parameters()) for _ in range(2))
+    assert all(torch.equal(x, two[name]) for name, x in one.items())
+    assert torch.equal(state, torch.get_rng_state())  # and nothing else is drawn differently for it
+
+
 def test_the_reference_is_the_policy_without_adapters(policy_folder):
     samples = sampled(Engine(load_model(policy_folder)))
     one, full = learner(policy_folder, beta=0.1), learner(policy_folder, beta=0.1, lora=None)
