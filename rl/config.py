@@ -11,12 +11,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from deltarl.rl.alerts import AlertConfig
 from deltarl.rl.critic_config import CriticConfig
+from deltarl.rl.lora_config import LoRAConfig
 from deltarl.rl.objectives.config import ObjectiveConfig
 from deltarl.rl.presets import Algorithm, with_preset
 from deltarl.rl.sampling_config import SamplingConfig
 from deltarl.rl.section import Section
 
-Sharding = Literal["none", "fsdp"]
+Sharding = Literal["none", "fsdp", "fsdp_offload"]
 
 
 class ModelConfig(Section):
@@ -169,12 +170,16 @@ class RewardConfig(Section):
 
 class LearnerConfig(ObjectiveConfig):
     critic: CriticConfig = CriticConfig()
+    lora: LoRAConfig | None = None
+    """Low-rank adapters learn instead of the policy's weights (rl/lora_config.py); needs the extra deltarl[lora]. The
+    reference model is then the policy without them, and takes no memory."""
     num_ranks: PositiveInt = 1
     """Data-parallel learner processes. On a CPU, one a core with one thread each: a second thread in one process
     stalls whenever anything else wants its core."""
     sharding: Sharding = "none"
     """fsdp: each rank holds its part of weights, gradients and optimizer state (FSDP2), of the reference model and the
-    critic too; none: each holds all of them. The numbers are the same."""
+    critic too; fsdp_offload: in the host's memory, where the optimizer works too; none: each holds all of them. The
+    numbers are the same."""
     num_threads: PositiveInt = 1
     num_cpus: PositiveFloat = 0.4
     num_gpus: float = Field(default=0.0, ge=0, le=1)
@@ -217,10 +222,33 @@ class LearnerConfig(ObjectiveConfig):
 
     @model_validator(mode="after")
     def _shards_have_ranks(self) -> "LearnerConfig":
-        if self.sharding == "fsdp" and self.num_ranks == 1:
+        if self.sharding == "fsdp_offload" and self.optimizer == "muon":
             raise ValueError(
-                "learner.sharding = 'fsdp' cuts the model up among ranks, and learner.num_ranks = 1 is one: raise "
-                "num_ranks, or leave sharding out"
+                "learner.sharding = 'fsdp_offload' has the host's processor do the optimizer's work, and Muon's are "
+                "matrix products: use optimizer=adamw, or sharding=fsdp"
+            )
+        if self.sharding != "none" and self.num_ranks == 1:
+            raise ValueError(
+                f"learner.sharding = {self.sharding!r} cuts the model up among ranks, and learner.num_ranks = 1 is one"
+                ": raise num_ranks, or leave sharding out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_alone_learn(self) -> "LearnerConfig":
+        if self.lora is None:
+            return self
+        for key, value, why in (
+            ("sharding", self.sharding != "none", "its matrices are merged whole in every pass; use sharding=none"),
+            ("optimizer", self.optimizer == "muon", "Muon is for whole matrices, not for factors; use optimizer=adamw"),
+            ("reference_interval", bool(self.reference_interval), "the reference model is the policy without adapters"),
+        ):
+            if value:
+                raise ValueError(f"learner.lora does not go with learner.{key} = {getattr(self, key)!r}: {why}")
+        if self.baseline == "critic" and self.critic.trunk == "shared":
+            raise ValueError(
+                "learner.lora does not go with learner.critic.trunk = 'shared', whose trunk would learn values through "
+                "adapters alone: use trunk=own"
             )
         return self
 

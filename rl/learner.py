@@ -20,13 +20,14 @@ from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample, micro_batches
 from deltarl.rl.config import LearnerConfig
 from deltarl.rl.critic import Critic, own_trunk
+from deltarl.rl.lora import LoRAPolicy
 from deltarl.rl.loss import token_loss
 from deltarl.rl.objectives.aggregation import divisor, token_weights
 from deltarl.rl.objectives.kl import kl_estimate
 from deltarl.rl.objectives.tokens import Tokens
 from deltarl.rl.optimizer import lr_schedule, policy_optimizer
 from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
-from deltarl.rl.ranks import on_cpu
+from deltarl.rl.ranks import communication, on_cpu
 from deltarl.rl.sharding import even, join, load_whole, whole, whole_tensor
 from deltarl.rl.update_stats import UpdateStats
 
@@ -62,10 +63,15 @@ class Learner:
         if config.batch_invariant:
             set_batch_invariant(True)
         self.skipped = 0  # optimizer steps left out since the policy last took one
-        model = load_policy(model_path)
+        model: Any = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
-        self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp])
-        self.reference = self._reference_model(model_path) if config.beta > 0 else None
+        self._stored_dtypes = model.stored_dtypes if isinstance(model, HFPolicy) else None
+        if config.lora is not None:
+            model = LoRAPolicy(model, config.lora, model_path)
+        self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp, *communication(config.sharding)])
+        self.reference: Any = None
+        if config.beta > 0:
+            self.reference = self._reference_model(model_path) if config.lora is None else model.base
         betas = (config.adam_beta1, config.adam_beta2)
         module: nn.Module = model
         if config.baseline == "critic" and config.critic.trunk == "shared":
@@ -160,10 +166,9 @@ class Learner:
 
         To be called on every rank; all but the main one get None.
         """
-        policy, main = self._unwrapped(), self.accelerator.is_main_process
-        state = whole(policy.state_dict(), keep=main)
-        dtypes = policy.stored_dtypes if isinstance(policy, HFPolicy) else None
-        return WeightUpdate.of_state(state, self.version, dtypes) if main else None
+        main = self.accelerator.is_main_process
+        state = whole(self._unwrapped().state_dict(), keep=main)
+        return WeightUpdate.of_state(state, self.version, self._stored_dtypes) if main else None
 
     def save(self, folder: Path) -> None:
         """Writes model and optimizer state into `folder`. To be called on every rank; the main one writes."""
@@ -177,7 +182,11 @@ class Learner:
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, on every rank; with as many ranks as there may be now, sharded or not."""
-        load_whole(self._unwrapped(), load_policy(folder).state_dict())
+        policy = self._unwrapped()
+        if isinstance(policy, LoRAPolicy):
+            policy.load_adapter(folder)
+        else:
+            load_whole(policy, load_policy(folder).state_dict())
         if self.reference is not None and self.config.reference_interval:
             load_whole(self.reference, load_policy(folder / REFERENCE).state_dict())
         state = load_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler)

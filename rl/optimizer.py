@@ -36,7 +36,7 @@ def lr_schedule(name: str, optimizer: torch.optim.Optimizer, warmup_steps: int, 
 
 def _parameter_groups(module: nn.Module, weight_decay: float, without: Collection[str] = ()) -> list[dict[str, Any]]:
     """Weight decay for matrices only: never for norms, A_log, dt_bias and other vectors."""
-    parameters = [(name, p) for name, p in module.named_parameters() if name not in without]
+    parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad and name not in without]
     matrices = [p for name, p in parameters if p.ndim >= 2 and not name.endswith("A_log")]
     vectors = [p for name, p in parameters if p.ndim < 2 or name.endswith("A_log")]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -15,6 +15,7 @@ from deltarl.model.policy import is_hybrid
 from deltarl.reward.rewards import Scorer
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import cpus_needed, gpu_shares, scorer_arguments
+from deltarl.rl.lora import adapter_parameters
 from deltarl.rl.muon import hidden_matrices
 from deltarl.rl.problem_set import ProblemSet, demonstrations
 from deltarl.rl.sharding import sharded_layers
@@ -105,11 +106,15 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     learned = weights if isinstance(model, HybridForCausalLM) else 4 * model.num_parameters()  # HFPolicy is in fp32
     parts = {"weights": learned, "gradient": learned} | _optimizer_bytes(config, model, learned)
-    if config.learner.beta:
+    if config.learner.lora is not None:
+        adapters, adapted = adapter_parameters(model, config.learner.lora)
+        merged = adapted * learned // model.num_parameters()
+        parts = {"weights": learned, "merged matrices": merged, "adapters with gradient and AdamW": 16 * adapters}
+    elif config.learner.beta:
         parts["reference model"] = learned
     if config.learner.baseline == "critic" and config.learner.critic.trunk == "own":
         parts["critic with gradient and AdamW"] = 4 * learned
-    if config.learner.sharding == "fsdp":
+    if config.learner.sharding != "none":
         # What a rank needs whole at a time: the largest layer, or what is in none, weights and gradient.
         parts = {name: size // config.learner.num_ranks for name, size in parts.items()}
         parts["one layer put together"] = 2 * _largest_unit(model) * learned // model.num_parameters()
@@ -122,6 +127,8 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
         kept = f", states and latents of {sequences} sequences of up to {length} tokens {_gib(cache)}"
     learner, worker = sum(parts.values()), weights + cache
     listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
+    if config.learner.sharding == "fsdp_offload":
+        listed += "; all but the layer in the host's memory"
     return (
         [
             f"memory of each of {config.learner.num_ranks} learner ranks: {_gib(learner)} GiB ({listed}), and the "

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from deltarl.model.hybrid import DecoderLayer
@@ -30,12 +30,15 @@ def join(module: nn.Module, accelerator: Accelerator, sharding: Sharding) -> Any
     if sharding == "none":
         return accelerator.prepare(module)
     if accelerator.num_processes == 1:
-        raise ValueError("learner.sharding = 'fsdp' needs several ranks: raise learner.num_ranks, or use sharding=none")
+        raise ValueError(
+            f"learner.sharding = {sharding!r} needs several ranks: raise learner.num_ranks, or use sharding=none"
+        )
+    offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if sharding == "fsdp_offload" else OffloadPolicy()
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for layer in sharded_layers(module):
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, offload_policy=offload)
     # Also the root gives its whole weights back after a forward pass: without a backward pass, none would do it.
-    return fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    return fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
 
 
 def even(runs: Sequence[list[TrainSample]], accelerator: Accelerator) -> list[list[TrainSample]]:
@@ -68,8 +71,10 @@ def whole_tensor(x: Tensor) -> Tensor:
 
 def like(x: Tensor, p: Tensor) -> Tensor:
     """This rank's part of the whole tensor `x`, where and as `p` is."""
-    x = x.to(p.device)
-    return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) else x
+    if not isinstance(p, DTensor):
+        return x.to(p.device)
+    # Back to the device of `p`, which is the host where it is offloaded.
+    return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None).to(p.device)
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:

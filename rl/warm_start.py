@@ -4,6 +4,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,14 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def check_context(config: RunConfig) -> None:
-    """Refuses what the checkpoint does not take: prompts and answers that are too long together, or the backend.
+    """Refuses what the checkpoint does not take: prompts and answers that are too long together, or the backend; and
+    what is not installed.
 
     Raises:
         ValueError: what is wrong.
     """
+    if config.learner.lora is not None and find_spec("peft") is None:
+        raise ValueError("learner.lora needs peft, which is not installed: pip install 'deltarl[lora]'")
     hybrid = config.model.path is None or is_hybrid(config.model.path)
     if config.learner.baseline == "critic" and not hybrid:
         raise ValueError(

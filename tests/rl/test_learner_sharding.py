@@ -59,11 +59,11 @@ def state(learner: Learner) -> dict[str, torch.Tensor]:
     return {name: x.clone() for name, x in whole(learner._unwrapped().state_dict(), keep=True).items()}
 
 
-def work(folder: Path, num_ranks: int, mine: str, theirs: str | None = None) -> dict:
+def work(folder: Path, num_ranks: int, sharding: str, mine: str, theirs: str | None = None) -> dict:
     """What a rank does: two updates, a checkpoint, a third update, and a step that is left out; then the third update
     once more from the checkpoint of another number of ranks."""
     rank = int(os.environ.get("RANK", "0"))
-    config = CONFIG.model_copy(update={"sharding": "fsdp" if num_ranks > 1 else "none"})
+    config = CONFIG.model_copy(update={"sharding": sharding})
     samples = answers()
     bad = [*samples[:-1], TrainSample.whole([5, 6], [7, 8], [-3.0] * 2, float("nan"))]
     share, poisoned = split_batch(samples, num_ranks, 2)[rank], split_batch(bad, num_ranks, 1)[rank]
@@ -94,25 +94,26 @@ def work(folder: Path, num_ranks: int, mine: str, theirs: str | None = None) -> 
     return found
 
 
-def rank_main(rank: int, port: int, folder: Path) -> None:
+def rank_main(rank: int, port: int, folder: Path, sharding: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    torch.save(work(folder, 2, "two", "one"), folder / f"rank{rank}.pt")
+    torch.save(work(folder, 2, sharding, "two", "one"), folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[moe, tied], ids=lambda make: make.__name__)
+@pytest.fixture(scope="module", params=[(moe, "fsdp"), (tied, "fsdp_offload")], ids=["moe", "tied, offloaded"])
 def outcomes(request, tmp_path_factory):
     """What one rank found, what each of two found, and the folder of both."""
     folder = tmp_path_factory.mktemp("sharding")
     torch.manual_seed(0)
-    request.param(folder / "model")
-    alone = work(folder, 1, "one")
+    make, sharding = request.param
+    make(folder / "model")
+    alone = work(folder, 1, "none", "one")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(rank_main, (port, folder), nprocs=2)
+    mp.spawn(rank_main, (port, folder, sharding), nprocs=2)
     return alone, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)], folder
 
 
@@ -179,5 +180,7 @@ def test_one_rank_goes_on_from_the_checkpoint_of_two(outcomes):
 def test_one_rank_has_nothing_to_shard(outcomes):
     with pytest.raises(ValidationError, match="num_ranks = 1 is one: raise num_ranks"):
         LearnerConfig(sharding="fsdp")
+    with pytest.raises(ValidationError, match="use optimizer=adamw, or sharding=fsdp"):
+        LearnerConfig(sharding="fsdp_offload", optimizer="muon", num_ranks=2)
     with pytest.raises(ValueError, match="'fsdp' needs several ranks"):
         Learner(CONFIG.model_copy(update={"sharding": "fsdp"}), str(outcomes[2] / "model"), 10, 1.0)
