@@ -277,6 +277,9 @@ class CheckpointConfig(Section):
     """Steps between checkpoints; there is always one after the last step."""
     keep: PositiveInt = 2
     """Newest checkpoints kept."""
+    keep_best: NonNegativeInt = 1
+    """Checkpoints of the highest eval/pass@1 kept besides. One is also made whenever an evaluation is better than that
+    of all before; 0 does neither."""
 
 
 class LoggingConfig(Section):

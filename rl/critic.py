@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from deltarl.model.checkpoint import load_model
 from deltarl.model.value import HybridForValues
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample
+from deltarl.rl.checkpoint import Write
 from deltarl.rl.config import Sharding
 from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.objectives.value import value_loss
 from deltarl.rl.optimizer import adamw, lr_schedule
-from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
+from deltarl.rl.optimizer_io import load_optimizer, optimizer_snapshot
 from deltarl.rl.sharding import join, load_whole, whole, whole_tensor
 from deltarl.rl.update_stats import UpdateStats
 
@@ -88,14 +89,18 @@ class Critic:
         self.optimizer.step()
         self._scheduler.step()
 
-    def save(self, folder: Path) -> None:
-        """Writes weights and optimizer into a folder of its own below `folder`; on every rank, the main one writes."""
+    def snapshot(self) -> Write:
+        """A copy of weights and optimizer, for a folder of its own in the checkpoint; to be called on every rank."""
         main = self._accelerator.is_main_process
-        state = whole(self.module.state_dict(), keep=main)
-        if main:
+        state = whole(self.module.state_dict(), keep=main, copy=True)
+        write_optimizer = optimizer_snapshot(self.module, self.optimizer.optimizer, self._scheduler, {}, keep=main)
+
+        def write(folder: Path) -> None:
             (folder / FOLDER).mkdir()
             save_file({name: x.contiguous() for name, x in state.items()}, folder / FOLDER / TENSORS)
-        save_optimizer(folder / FOLDER, self.module, self.optimizer.optimizer, self._scheduler, {}, write=main)
+            write_optimizer(folder / FOLDER)
+
+        return write
 
     def load(self, folder: Path) -> None:
         load_whole(self.module, load_file(folder / FOLDER / TENSORS))

@@ -1,14 +1,16 @@
 """The learner: scored answers in, new weights out. One process of possibly several; Accelerate joins them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from deltarl.kernels.batch_invariant import set_batch_invariant
@@ -18,6 +20,7 @@ from deltarl.model.policy import load_policy, uses_every_parameter
 from deltarl.model.value import PolicyWithValues
 from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample, micro_batches
+from deltarl.rl.checkpoint import Write
 from deltarl.rl.config import LearnerConfig
 from deltarl.rl.critic import Critic, own_trunk
 from deltarl.rl.lora import LoRAPolicy
@@ -26,7 +29,7 @@ from deltarl.rl.objectives.aggregation import divisor, token_weights
 from deltarl.rl.objectives.kl import kl_estimate
 from deltarl.rl.objectives.tokens import Tokens
 from deltarl.rl.optimizer import lr_schedule, policy_optimizer
-from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
+from deltarl.rl.optimizer_io import load_optimizer, optimizer_snapshot
 from deltarl.rl.ranks import communication, on_cpu
 from deltarl.rl.sharding import even, join, load_whole, whole, whole_tensor
 from deltarl.rl.update_stats import UpdateStats
@@ -63,6 +66,7 @@ class Learner:
         if config.batch_invariant:
             set_batch_invariant(True)
         self.skipped = 0  # optimizer steps left out since the policy last took one
+        self._writer, self._writing = ThreadPoolExecutor(1, "checkpoint"), cast("Future[None] | None", None)
         model: Any = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
         self._stored_dtypes = model.stored_dtypes if isinstance(model, HFPolicy) else None
@@ -131,6 +135,14 @@ class Learner:
             self.reference.load_state_dict(self._unwrapped().state_dict())
         return stats.reduce(self.accelerator)
 
+    def loss(self, minibatch: Minibatch) -> tuple[float, float]:
+        """Loss and gradient norm of a minibatch, which change nothing; to be called on every rank."""
+        self.model.train()
+        loss = self._accumulate(minibatch, UpdateStats(), self.config.beta, on_policy=True)
+        norm = self.accelerator.clip_grad_norm_(self._unwrapped().parameters(), float("inf"))
+        self._forget_gradient()
+        return float(self.accelerator.reduce(loss, "sum")), float(whole_tensor(norm))
+
     def token_kl(self, samples: Sequence[TrainSample]) -> list[list[float]]:
         """KL of the policy that sampled to the reference model at each token of each answer, in nats."""
         assert self.reference is not None, "without beta there is no reference model"
@@ -170,15 +182,42 @@ class Learner:
         state = whole(self._unwrapped().state_dict(), keep=main)
         return WeightUpdate.of_state(state, self.version, self._stored_dtypes) if main else None
 
-    def save(self, folder: Path) -> None:
-        """Writes model and optimizer state into `folder`. To be called on every rank; the main one writes."""
+    def save(self, folder: Path, then: Callable[[], Any] | None = None) -> None:
+        """Copies model and optimizer state now, and writes them into `folder` while the learner may go on; then calls
+        `then`. To be called on every rank; the main one writes.
+
+        Raises:
+            Exception: what writing the one before raised. It is waited for.
+        """
+        self.saved()
         policy, main = self._unwrapped(), self.accelerator.is_main_process
-        self._save_model(policy, folder)
+        writes = [self._model_snapshot(policy)]
+        writes.append(optimizer_snapshot(policy, self.optimizer.optimizer, self.scheduler, self._counters(), keep=main))
         if self.reference is not None and self.config.reference_interval:
-            self._save_model(self.reference, folder / REFERENCE)
-        save_optimizer(folder, policy, self.optimizer.optimizer, self.scheduler, self._counters(), write=main)
+            write_reference = self._model_snapshot(self.reference)
+            writes.append(lambda folder: write_reference(folder / REFERENCE))
+        if isinstance(policy, LoRAPolicy):
+            writes.append(policy.adapter_snapshot())
         if self.critic is not None:
-            self.critic.save(folder)
+            writes.append(self.critic.snapshot())
+
+        def write() -> None:
+            try:
+                for part in writes:
+                    part(folder)
+            except SafetensorError as error:
+                raise OSError(str(error)) from error  # which it is: nothing else can fail in writing
+            if then is not None:
+                then()
+
+        if main:
+            self._writing = self._writer.submit(write)
+
+    def saved(self) -> None:
+        """Waits until what `save` was last called for is written, and raises what writing it raised."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, on every rank; with as many ranks as there may be now, sharded or not."""
@@ -194,10 +233,9 @@ class Learner:
         if self.critic is not None:
             self.critic.load(folder)
 
-    def _save_model(self, policy: Any, folder: Path) -> None:
-        state = whole(policy.state_dict(), keep=self.accelerator.is_main_process)
-        if self.accelerator.is_main_process:
-            policy.save_pretrained(folder, state_dict=state)
+    def _model_snapshot(self, policy: Any) -> Write:
+        state = whole(policy.state_dict(), keep=self.accelerator.is_main_process, copy=True)
+        return lambda folder: policy.save_pretrained(folder, state_dict=state)
 
     def _reference_model(self, path: str) -> Any:
         model = load_policy(path).to(self.accelerator.device).eval()
@@ -227,15 +265,18 @@ class Learner:
         else:
             self.skipped += 1
             stats.add_skipped_step(self.scheduler.get_last_lr()[0])
-        self.optimizer.zero_grad()
-        if self.critic is not None:
-            self.critic.optimizer.zero_grad()
+        self._forget_gradient()
         if self.skipped >= self.config.max_skipped_steps:
             raise FloatingPointError(
                 f"loss or gradient were not finite in {self.skipped} optimizer steps in a row, the last in update "
                 f"{self.version + 1} (loss {float(loss)}, gradient norm {float(norm)}); lower learner.learning_rate, "
                 "or resume from an earlier checkpoint with another seed"
             )
+
+    def _forget_gradient(self) -> None:
+        self.optimizer.zero_grad()
+        if self.critic is not None:
+            self.critic.optimizer.zero_grad()
 
     def _accumulate(self, minibatch: Minibatch, stats: UpdateStats, beta: float, on_policy: bool) -> Tensor:
         """Adds up the gradient of one minibatch; ranks exchange it once, in the last backward pass.

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PTX_STREAM = -3  # keeps the order of the solutions apart from other random numbers, as evaluate.EVAL_STREAM does
 DRAW_FILE = "draw.json"
+SCORE = "eval/pass@1"  # what makes one checkpoint better than another
 
 
 class Loop:
@@ -54,7 +56,7 @@ class Loop:
         success = measured_success(config, run_dir, problems.train, *stages)
         self.draw = problems.draw(config, success)
         self.collector = Collector(config, problems.train, *stages, self.draw, self._timed)
-        self.store = CheckpointStore(run_dir, config.checkpoint.keep)
+        self.store = CheckpointStore(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
         self.tokens_total, self.restarts_before = 0.0, 0.0
         self.beta, self.updates = config.learner.beta, config.learner.num_minibatches
         self.seconds_before, self.started = 0.0, time.monotonic()
@@ -81,11 +83,15 @@ class Loop:
             for step in bar:
                 with logging_redirect_tqdm():
                     self._step(step, bar)
+            self._finish_saving()
+            if self.saved_step < self.config.steps:
+                raise OSError(f"the last checkpoint could not be written to {self.store.root}: is the disk full?")
         except Exception:
             if self.logged_step > self.saved_step and self.weights_step == self.logged_step:
                 self._save(self.logged_step)
             raise
         finally:
+            self._finish_saving()
             self.metrics.close()
             self.samples.close()
 
@@ -109,10 +115,11 @@ class Loop:
         self._log(step, row, bar)
         self.samples.log(sample_rows(episodes, step, "train", config.logging.samples_per_step))
         self.logged_step = step
-        if step % config.checkpoint.interval == 0 or step == config.steps:
+        score = row.get(SCORE)
+        if step % config.checkpoint.interval == 0 or step == config.steps or self._is_best(score):
             # After the rows it vouches for are on disk; its time is therefore logged with the next step.
             with self._timed("checkpoint"):
-                self._save(step)
+                self._save(step, score)
 
     def _show_one_problem(self) -> None:
         stages = self.sampler, self.scorer, self.fleets.learner
@@ -191,15 +198,36 @@ class Loop:
         self.metrics.log(step, row)
         self.times = {}
 
-    def _save(self, step: int) -> None:
-        def write(folder: Path) -> None:
-            self.fleets.learner.first("save", folder.resolve())
+    def _is_best(self, score: float | None) -> bool:
+        if score is None or not self.config.checkpoint.keep_best:
+            return False
+        best = self.store.best()
+        return best is None or score > self.store.state(best)["score"]
+
+    def _save(self, step: int, score: float | None = None) -> None:
+        """Begins the checkpoint of `step`: the learner completes it while the run goes on."""
+        self._finish_saving()
+        state = {"tokens_total": self.tokens_total, "seconds": self._seconds(), "restarts": self._restarts()}
+        state |= {"beta": self.beta, "updates": self.updates}
+        try:
+            folder = self.store.begin()
             self.tokenizer.save_pretrained(folder)
             self.draw.save(folder / DRAW_FILE)
+            self.fleets.learner.broadcast("save", folder, partial(self.store.complete, folder, step, state, score))
+            self.saved_step = step
+        except OSError as error:
+            self._not_saved(error)
 
-        state = {"tokens_total": self.tokens_total, "seconds": self._seconds(), "restarts": self._restarts()}
-        self.store.save(step, state | {"beta": self.beta, "updates": self.updates}, write)
-        self.saved_step = step
+    def _finish_saving(self) -> None:
+        """Waits for the checkpoint under way. A run goes on without one that cannot be written."""
+        try:
+            self.fleets.learner.broadcast("saved")
+        except OSError as error:
+            self._not_saved(error)
+
+    def _not_saved(self, error: OSError) -> None:
+        self.saved_step = self.first_step - 1
+        log.warning("a checkpoint could not be written (%s); the newest is %s", error, self.store.latest())
 
     def _resume(self, run_dir: Path) -> int:
         """Goes back to the newest checkpoint, if there is one; returns the first step to do."""

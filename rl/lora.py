@@ -20,7 +20,9 @@ from torch.func import functional_call
 from deltarl.model.hf_policy import HFPolicy
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import Policy
+from deltarl.rl.checkpoint import Write
 from deltarl.rl.lora_config import LoRAConfig
+from deltarl.rl.sharding import whole
 
 KDA = ("q_proj", "k_proj", "v_proj", "o_proj", "f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj", "b_proj")
 MLA = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")  # beside q_proj and o_proj
@@ -76,16 +78,23 @@ class LoRAPolicy(nn.Module):
         return {name: merged.get(name, x) for name, x in state.items() if ".lora_" not in name}
 
     def save_pretrained(self, path: str | PathLike[str], state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Writes the merged model, and the adapter in peft's format into a folder within."""
+        """Writes the merged model."""
         self.policy.save_pretrained(path, state_dict=self.state_dict() if state_dict is None else state_dict)
-        folder = Path(path) / FOLDER
-        folder.mkdir(exist_ok=True)
-        self.peft_config.save_pretrained(str(folder))
-        save_file({name: x.detach().cpu().contiguous() for name, x in self._matrices()}, folder / TENSORS)
+
+    def adapter_snapshot(self) -> Write:
+        """A copy of the adapter, to be written in peft's format into a folder of the checkpoint."""
+        matrices = whole(dict(self._matrices()), keep=True, copy=True)
+
+        def write(folder: Path) -> None:
+            (folder / FOLDER).mkdir()
+            self.peft_config.save_pretrained(str(folder / FOLDER))
+            save_file(matrices, folder / FOLDER / TENSORS)
+
+        return write
 
     @torch.no_grad()
     def load_adapter(self, path: str | PathLike[str]) -> None:
-        """Restores the adapter that `save_pretrained` wrote; the rest is as the run started from it.
+        """Restores the adapter of a checkpoint; the rest is as the run started from it.
 
         Raises:
             ValueError: an adapter of other projections or of another rank.

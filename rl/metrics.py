@@ -117,7 +117,9 @@ METRICS: dict[str, MetricDoc] = {
     "time/update": MetricDoc("Learning: log-probs, loss, gradient, optimiser", "seconds", "Time"),
     "time/weight_sync": MetricDoc("Publishing the new weights to the samplers", "seconds", "Time"),
     "time/eval": MetricDoc("Evaluation on held-out problems", "seconds", "Time"),
-    "time/checkpoint": MetricDoc("Writing the checkpoint", "seconds", "Time"),
+    "time/checkpoint": MetricDoc(
+        "Copying the state for a checkpoint, which is written while the run goes on", "seconds", "Time"
+    ),
     "time/step": MetricDoc("The whole step", "seconds", "Time"),
     "time/total": MetricDoc("Since the run started, without the pauses between stop and resume", "seconds", "Time"),
     "tokens/completion": MetricDoc("Completion tokens sampled in this step", "tokens", "Progress"),

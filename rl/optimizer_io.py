@@ -9,40 +9,40 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from deltarl.rl.checkpoint import Write
 from deltarl.rl.sharding import like, whole
 
 TENSORS, STATE = "optimizer.safetensors", "learner_state.json"
 
 
-def save_optimizer(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: Any,
-    counters: Mapping[str, int],
-    write: bool,
-) -> None:
-    """Writes the optimizer's tensors as `{parameter}|{slot}` (`lm_head.weight|exp_avg`), the rest and `counters` as
-    JSON: whole tensors, so that any number of ranks can read them.
+def optimizer_snapshot(
+    model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, counters: Mapping[str, int], keep: bool
+) -> Write:
+    """A copy of the optimizer's state, to be written later: its tensors as `{parameter}|{slot}`
+    (`lm_head.weight|exp_avg`), the rest and `counters` as JSON. Tensors are whole, so that any number of ranks can read
+    them.
 
     Args:
-        write: on one rank. The others only take part where tensors are sharded.
+        keep: on the rank that will write. The others only take part where tensors are sharded.
     """
     tensors = {
         f"{name}|{slot}": value
         for name, p in model.named_parameters()
         for slot, value in optimizer.state.get(p, {}).items()
     }
-    tensors = whole(tensors, keep=write)
-    if not write:
-        return
-    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / TENSORS)
+    tensors = whole(tensors, keep, copy=True)
     last_lr = [group["lr"] for group in optimizer.param_groups]
-    (folder / STATE).write_text(json.dumps({**counters, "last_epoch": scheduler.last_epoch, "lr": last_lr}))
+    state = json.dumps({**counters, "last_epoch": scheduler.last_epoch, "lr": last_lr})
+
+    def write(folder: Path) -> None:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / TENSORS)
+        (folder / STATE).write_text(state)
+
+    return write
 
 
 def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> dict[str, Any]:
-    """Restores what `save_optimizer` wrote; returns the JSON, with the counters."""
+    """Restores what `optimizer_snapshot` wrote; returns the JSON, with the counters."""
     parameters = dict(model.named_parameters())
     for key, value in load_file(folder / TENSORS).items():
         name, slot = key.split("|")

@@ -1,11 +1,13 @@
 """A look at what the model really sees, before the first step: one problem through every stage of the run."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.batch import TrainerState
-from deltarl.rl.batch import TrainSample
+from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.config import RunConfig
 from deltarl.rl.data import EncodedPrompt
 from deltarl.rl.episodes import Episodes, rollout_params, sample, score
@@ -91,6 +93,13 @@ def _learner_lines(episodes: Episodes, config: RunConfig, learner: Ranks) -> lis
         lines.append(
             "WARNING sampler and learner disagree about the answer: other weights, another temperature, a wrong kernel?"
         )
+    zeros = [0.0] * len(found)
+    one, ranks = replace(one, values=zeros, returns=zeros), config.learner.num_ranks
+    shares = split_batch([one] * ranks, ranks, 1)
+    loss, norm = learner.scatter("loss", [(share[0],) for share in shares])[0]
+    lines.append(f"  as if it were better than expected by 1: loss {loss:.4f}, gradient norm {norm:.4g}")
+    if not (math.isfinite(loss) and 0 < norm < math.inf):
+        lines.append("WARNING the loss of the answer has no gradient that the policy could follow")
     return lines
 
 

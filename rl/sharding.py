@@ -49,18 +49,19 @@ def even(runs: Sequence[list[TrainSample]], accelerator: Accelerator) -> list[li
     return [*runs, *([] for _ in range(most - len(runs)))]
 
 
-def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+def whole(tensors: Mapping[str, Tensor], keep: bool, copy: bool = False) -> dict[str, Tensor]:
     """The tensors put together from the shards of all ranks, in the memory of the host; to be called on every rank.
 
     Args:
         keep: on this rank. Others get nothing, and hold one tensor at a time.
+        copy: also those that are not sharded, which are else the very tensors given.
     """
     found = {}
     for name, x in tensors.items():
         y = whole_tensor(x)
         if keep:
             # A copy, because what is put together from uneven shards is a piece of a longer tensor.
-            found[name] = y.detach().to("cpu", copy=True) if isinstance(x, DTensor) else y
+            found[name] = y.detach().to("cpu", copy=True) if copy or isinstance(x, DTensor) else y
     return found
 
 

@@ -1,7 +1,9 @@
 """One optimizer step from sampled answers: on-policy at first, the same for any split, exact after a reload."""
 
+import copy
 import json
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -190,6 +192,7 @@ def test_so_many_bad_steps_in_a_row_stop_the_run_also_across_a_reload(learner, s
         update(one, samples)
     update(one, poisoned(samples))
     one.save(tmp_path)
+    one.saved()
     resumed = learner(max_skipped_steps=3)
     resumed.load(tmp_path)
     update(resumed, poisoned(samples))
@@ -203,6 +206,7 @@ def test_a_reloaded_learner_goes_on_bit_for_bit(learner, samples, tmp_path, sche
     straight = learner(**config)
     update(straight, samples[:12], 2)
     straight.save(tmp_path)
+    straight.saved()
     resumed = learner(**config)
     resumed.load(tmp_path)
     assert resumed.version == straight.version == 1
@@ -214,10 +218,35 @@ def test_a_reloaded_learner_goes_on_bit_for_bit(learner, samples, tmp_path, sche
         assert torch.equal(state(resumed)[name], x), name
 
 
+def test_a_checkpoint_is_of_when_it_was_asked_for_and_errors_come_with_the_next(learner, samples, tmp_path):
+    one, gate, done = learner(), Event(), []
+    update(one, samples[:12], 2)
+    published, optimizer = one.weights().checksum, copy.deepcopy(one.optimizer.optimizer.state_dict())
+    one._writer.submit(gate.wait)  # so that it is written after the next update
+    (tmp_path / "first").mkdir()
+    one.save(tmp_path / "first", lambda: done.append(one.weights().version))
+    update(one, samples[12:], 2)
+    assert not list((tmp_path / "first").iterdir())
+    gate.set()
+    one.saved()
+    assert done == [2]
+    other = learner()
+    other.load(tmp_path / "first")
+    assert (other.version, other.weights().checksum) == (1, published)
+    loaded = other.optimizer.optimizer.state_dict()["state"]
+    for i, slots in optimizer["state"].items():
+        assert all(torch.equal(x, loaded[i][name]) for name, x in slots.items())
+
+    one.save(tmp_path / "first" / "config.json" / "second")
+    with pytest.raises(OSError, match="Not a directory"):
+        one.save(tmp_path / "third")
+
+
 def test_a_checkpoint_of_the_learner_is_a_model_and_nothing_that_must_be_unpickled(learner, samples, tmp_path):
     one = learner()
     update(one, samples)
     one.save(tmp_path)
+    one.saved()
     assert {f.suffix for f in tmp_path.iterdir()} == {".json", ".safetensors"}
     assert json.loads((tmp_path / "learner_state.json").read_text())["version"] == 1
     trained = state(one)

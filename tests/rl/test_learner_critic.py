@@ -171,6 +171,7 @@ def test_a_reloaded_critic_goes_on_bit_for_bit(learner, answers, trunk, tmp_path
     straight, resumed = learner(critic), learner(critic)
     update(straight, asked(straight, answers[:12]), 2)
     straight.save(tmp_path)
+    straight.saved()
     resumed.load(tmp_path)
     for _ in range(2):
         metrics = [update(one, asked(one, answers), 2) for one in (straight, resumed)]
@@ -184,6 +185,7 @@ def test_a_checkpoint_with_a_critic_is_still_a_policy(learner, answers, tmp_path
     one = learner({"trunk": "shared"})
     update(one, answers)
     one.save(tmp_path)
+    one.saved()
     assert same(dict(load_model(tmp_path).state_dict()), policy_of(one))
 
 

@@ -108,6 +108,7 @@ def test_a_checkpoint_restores_weights_and_optimizer(folder, learner, tmp_path):
     batch = split_batch(samples, 1, 1)[0]
     one.update(batch)
     one.save(tmp_path / "saved")
+    one.saved()
     other.load(tmp_path / "saved")
     assert other.version == 1
     for learner_ in (one, other):
@@ -140,6 +141,7 @@ def test_a_bf16_checkpoint_is_trained_in_fp32_and_published_in_bf16(tmp_path):
     assert sampler.generate([[5, 6, 7]], SamplingParams(max_tokens=4, seed=1))[0].outputs[0].weight_versions == [2] * 4
     assert sampler.model.dtype == torch.bfloat16
     one.save(tmp_path / "saved")
+    one.saved()
     other = Learner(LearnerConfig(warmup_steps=0, learning_rate=1e-6), path, 10, TEMPERATURE)
     other.load(tmp_path / "saved")
     assert all(torch.equal(x, now[name]) for name, x in other.model.state_dict().items())

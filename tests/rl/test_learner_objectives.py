@@ -226,6 +226,7 @@ def test_the_reference_follows_every_n_steps_and_comes_back_with_the_checkpoint(
     assert distances[4] < 1e-9
     assert one.version == 5
     one.save(tmp_path)
+    one.saved()
     again = learner(**config)
     again.load(tmp_path)
     for _ in range(3):
@@ -233,7 +234,9 @@ def test_the_reference_follows_every_n_steps_and_comes_back_with_the_checkpoint(
 
 
 def test_a_reference_that_stays_is_not_saved(learner, tmp_path):
-    learner(beta=0.1).save(tmp_path)
+    one = learner(beta=0.1)
+    one.save(tmp_path)
+    one.saved()
     assert not (tmp_path / "reference").exists()
 
 

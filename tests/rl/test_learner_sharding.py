@@ -77,6 +77,7 @@ def work(folder: Path, num_ranks: int, sharding: str, mine: str, theirs: str | N
     found["logprobs"] = learner.logprobs(share[0].samples)
     found["skipped"] = learner.update(poisoned)["optim/skipped"]
     found["after"] = state(learner)
+    learner.saved()
     parameters = [p.to_local() if isinstance(p, DTensor) else p for p in learner.model.parameters()]
     moments = [
         x.to_local() if isinstance(x, DTensor) else x

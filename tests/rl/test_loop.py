@@ -125,7 +125,7 @@ def test_a_run_learns_and_leaves_what_it_should(reference):
     for name in {name for row in rows for name in row} - {"step"}:
         metric_doc(name)
     checkpoints = sorted(f.name for f in (reference.run_dir / "checkpoints").iterdir())
-    assert checkpoints == ["step_000004", "step_000006"]
+    assert checkpoints == ["best", "latest", "step_000004", "step_000006"]
     assert (reference.run_dir / "report.html").is_file()
     versions = {row["weight_version"] for row in answers(reference.run_dir) if row["split"] == "train"}
     assert versions == {0, 1, 2, 3, 4, 5}
@@ -190,8 +190,10 @@ def kill_when(patch: pytest.MonkeyPatch, owner: type, method: str, when: Callabl
 KILLS = {
     "while evaluating before the first step": (loop.Loop, "_evaluate", lambda self, step: step == 0, False),
     "before the first checkpoint": (loop.Loop, "_publish", lambda self: self.fleets.learner.worker.version == 1, False),
-    "while writing a checkpoint": (Learner, "save", lambda self, folder: self.version == 4, True),
-    "before a checkpoint is renamed": (Learner, "save", lambda self, folder: self.version == 6, True),
+    "before the learner's part of a checkpoint": (Learner, "save", lambda self, *_: self.version == 4, False),
+    "before a checkpoint is renamed": (CheckpointStore, "complete", lambda self, folder, step, *_: step == 4, False),
+    "before the last is renamed": (CheckpointStore, "complete", lambda self, folder, step, *_: step == 6, False),
+    "before older ones are deleted": (CheckpointStore, "_link", lambda self, name, to: "04" in to.name, True),
     "between checkpoint and metrics": (MetricsWriter, "log", lambda self, step, row: step == 4, False),
     "between the last checkpoint and metrics": (MetricsWriter, "log", lambda self, step, row: step == 6, False),
     "between metrics and samples": (MetricsWriter, "log", lambda self, step, row: step == 4, True),
@@ -211,6 +213,38 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(reference, aga
     assert answers(again.run_dir) == answers(reference.run_dir)
     models = [load_model(CheckpointStore(c.run_dir, 2).latest()).state_dict() for c in (again, reference)]
     assert all(x.equal(models[1][name]) for name, x in models[0].items())
+
+
+@pytest.mark.parametrize("lost", [4, 6])
+def test_a_run_outlives_a_full_disk_but_does_not_end_without_its_last_checkpoint(
+    reference, again, monkeypatch, caplog, lost
+):
+    def full(self, folder, step, *args, real=CheckpointStore.complete):
+        if step == lost:
+            raise OSError(28, "No space left on device")
+        return real(self, folder, step, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "complete", full)
+        if lost == 6:
+            with pytest.raises(OSError, match="the last checkpoint could not be written"):
+                train(again)
+        else:
+            train(again)
+    assert "a checkpoint could not be written ([Errno 28] No space left on device); the newest is" in caplog.text
+    assert CheckpointStore(again.run_dir, 2).latest().name == ("step_000004" if lost == 6 else "step_000006")
+    train(again)
+    assert curve(again.run_dir) == curve(reference.run_dir)
+
+
+def test_a_better_policy_is_kept_when_it_is_found(reference, again, monkeypatch):
+    found = iter((0.9, 0.5, 0.4))  # before the first step, and at 3 and 6
+    real = loop.Loop._evaluate
+    monkeypatch.setattr(loop.Loop, "_evaluate", lambda self, step: real(self, step) | {loop.SCORE: next(found)})
+    train(again)
+    folders = again.run_dir / "checkpoints"
+    assert sorted(f.name for f in folders.glob("step_*")) == ["step_000003", "step_000004", "step_000006"]
+    assert (folders / "best").resolve().name == "step_000003"
 
 
 def test_a_finished_run_started_again_stays_as_it_is(reference, again):
@@ -361,7 +395,7 @@ def test_a_plug_in_that_fails_is_named_and_what_there_was_is_kept(with_plugin, n
         train(config)
     assert told in str(error.value)
     assert [row["step"] for row in read_jsonl(config.run_dir / "metrics.jsonl")] == [0, 1]
-    assert [c.name for c in (config.run_dir / "checkpoints").iterdir()] == ["step_000001"]
+    assert [c.name for c in (config.run_dir / "checkpoints").glob("step_*")] == ["step_000001"]
     assert (config.run_dir / "report.html").is_file()
 
 

@@ -1,4 +1,4 @@
-"""LoRA: only adapters learn, samplers get merged weights and agree with the learner, checkpoints are peft's and ours."""
+"""LoRA: only adapters learn, samplers agree after they got merged weights, checkpoints are peft's and ours."""
 
 import json
 
@@ -89,6 +89,7 @@ def test_a_reloaded_learner_goes_on_bit_for_bit(policy_folder, tmp_path):
     assert straight.weights().checksum == resumed.weights().checksum
     straight.update(batch(samples, 2))
     straight.save(tmp_path)
+    straight.saved()
     resumed.load(tmp_path)
     assert resumed.weights().checksum == straight.weights().checksum
     assert resumed.update(batch(samples, 2)) == straight.update(batch(samples, 2))
@@ -125,6 +126,7 @@ def test_a_checkpoint_is_the_merged_model_and_an_adapter_of_peft(make, policy_fo
         assert one.update(batch(sampled(backend)))["mismatch/logprob_abs_max"] <= 1e-5
         backend.load_weights(one.weights())
     one.save(tmp_path / "saved")
+    one.saved()
     published = one.weights().arrays
     merged = load_trainable(tmp_path / "saved").state_dict()
     theirs = peft.PeftModel.from_pretrained(load_trainable(folder), tmp_path / "saved" / "adapter")

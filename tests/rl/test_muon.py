@@ -95,6 +95,7 @@ def test_a_reloaded_learner_goes_on_bit_for_bit(learner, tmp_path, policy_folder
     straight, resumed = learner(), learner()
     straight.update(batch())
     straight.save(tmp_path)
+    straight.saved()
     resumed.load(tmp_path)
     slots = {key.split("|")[1] for key in load_file(tmp_path / "optimizer.safetensors")}
     assert slots == {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}

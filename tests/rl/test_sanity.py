@@ -52,6 +52,7 @@ def test_it_shows_prompt_answer_verdict_score_and_log_probs(stages):
     ):  # fmt: skip
         assert part in text
     assert float(text.split("largest difference ")[1].split()[0]) <= 1e-5
+    assert "better than expected by 1: loss -1.0000, gradient norm " in text
     assert "WARNING" not in text
 
 
@@ -77,6 +78,22 @@ def test_it_warns_of_special_tokens_where_they_do_not_belong(stages, special):
 
 def test_it_warns_where_sampler_and_learner_disagree(stages):
     assert "WARNING sampler and learner disagree" in report(stages("model.initializer_range=0.5", temperature=0.2))
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo", "kimi_pmd"])
+def test_the_look_changes_nothing(stages, algorithm):
+    made = stages(f"algorithm={algorithm}", "learner.critic.trunk=shared" if algorithm == "ppo" else "seed=1")
+    learner = made[-1].learner
+    before = learner.weights().checksum
+    report(made)
+    assert learner.weights().checksum == before
+    assert all(p.grad is None for p in learner.model.parameters())
+    assert not learner.optimizer.optimizer.state
+
+
+def test_it_warns_of_a_loss_that_teaches_nothing(stages, monkeypatch):
+    monkeypatch.setattr(Learner, "loss", lambda self, minibatch: (0.0, 0.0))
+    assert "WARNING the loss of the answer has no gradient" in report(stages())
 
 
 def test_the_answer_does_not_depend_on_when_it_is_asked_for(stages):
