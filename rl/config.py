@@ -297,6 +297,8 @@ class RunConfig(Section):
     seed: NonNegativeInt = 0
     steps: PositiveInt
     """Sample-score-update steps."""
+    in_process: bool = False
+    """Run all of it in the one process that was started, without Ray: for a debugger. The curve is the same."""
     algorithm: Algorithm = "grpo"
     """Sets the switches below that make this algorithm (rl/presets.py), where the recipe does not set them itself."""
     model: ModelConfig = ModelConfig()
@@ -342,6 +344,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"rollout.max_refills = {rollout.max_refills} refills what dynamic sampling drops; set "
                 "rollout.dynamic_sampling=true, or leave max_refills out"
+            )
+        if self.in_process and learner.num_ranks > 1:
+            raise ValueError(
+                f"in_process = true is one process, and learner.num_ranks = {learner.num_ranks} are several: set "
+                "learner.num_ranks=1"
             )
         samples = rollout.prompts_per_step * rollout.num_generations
         parts = learner.num_ranks * learner.num_minibatches

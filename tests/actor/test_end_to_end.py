@@ -122,6 +122,12 @@ def test_a_run_killed_by_the_operating_system_and_started_again_has_the_curve_of
     assert before == curve(reference)[: len(before)]
 
 
+def test_the_run_in_one_process_has_the_same_curve(reference, again):
+    config = again("in_process=true")
+    train(config)
+    assert curve(config) == curve(reference)
+
+
 def test_two_learner_ranks_learn_what_one_learns(reference, again):
     # On the two GPUs that Ray is told of here, each rank and a worker beside it fit no other way.
     config = again("learner.num_ranks=2", "steps=2", "learner.num_gpus=0.6", "rollout.num_gpus=0.4")
