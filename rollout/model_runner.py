@@ -206,14 +206,14 @@ class ModelRunner:
                 self.pages.move(mover, hole)
 
     def _routed_experts(self, row: int) -> RoutedExperts | None:
-        found = self.cache.experts_of(row, int(self.pages.length[row]))
-        if found is None:
+        experts = self.cache.experts_of(row, int(self.pages.length[row]))
+        if experts is None:
             return None
         request = self.rows.samples[row].request
-        prompt, completion = (x.cpu().numpy().copy() for x in found.tensor_split([len(request.prompt)]))
+        prompt, completion = np.split(experts.cpu().numpy(), [len(request.prompt)])
         for other in request.samples:
             if other.routed_experts is not None and np.array_equal(other.routed_experts.prompt, prompt):
-                return RoutedExperts(other.routed_experts.prompt, completion)
+                return RoutedExperts(other.routed_experts.prompt, completion.copy())  # without the prompt's memory
         return RoutedExperts(prompt, completion)
 
     def _append(self, samples: list[Sample]) -> None:
