@@ -281,15 +281,15 @@ class Engine:
     def _check_state(self, snapshot: Snapshot) -> None:
         versions = snapshot.state_versions
         kept = self.in_flight == "keep" and snapshot.weight_version == self.weight_version
-        recording = self._runner.cache.routed_experts is not None
-        if snapshot.state is not None and snapshot.state.routed_experts is None and recording:
-            raise ValueError(
-                "the state comes from an engine that did not record routed experts, as this one does: take "
-                "`snapshot.without_state()` to compute the tokens again"
-            )
         if snapshot.state is not None and versions != (self.weight_version,) and not kept:
             raise ValueError(
                 f"the state comes from weights version {' and '.join(map(str, versions))}, this engine has "
                 f"{self.weight_version}: load the same version, or take `snapshot.without_state()` to compute the "
                 "tokens again"
+            )
+        recorded = snapshot.state is None or snapshot.state.routed_experts is not None
+        if self._runner.cache.routed_experts is not None and not recorded:
+            raise ValueError(
+                "the state comes from an engine that did not record routed experts, as this one does: take "
+                "`snapshot.without_state()` to compute the tokens again"
             )

@@ -14,7 +14,7 @@ class RoutedExperts(NamedTuple):
     Attributes:
         prompt: `[tokens, layers, k]` small integers, of the layers that have experts; one array that the samples of a
             prompt share, unless new weights came between them.
-        completion: the same of the answer's tokens but the last, which no model has seen.
+        completion: the same of the answer's tokens but the last, which was not fed.
     """
 
     prompt: np.ndarray
