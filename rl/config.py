@@ -188,6 +188,9 @@ class LearnerConfig(ObjectiveConfig):
     batch_invariant: bool = False
     """On GPUs, compute in kernels that give a token the same bits whatever it is batched with, in learner and samplers:
     the log-probs of both are then equal also in bf16. Costs time (benchmarks/README.md)."""
+    router_replay: bool = False
+    """Of a mixture of experts that our engine samples: the policy's tokens go to the experts that they went to when
+    they were sampled, weighted by the learner's routers (docs/SCALING.md)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: of the policy's hidden matrices (the paper's choice), and AdamW for all else; a critic has AdamW. Both take
     the learning rate and the weight decay below: Muon's update is scaled to what AdamW's usually is."""
@@ -361,6 +364,11 @@ class RunConfig(Section):
             raise ValueError(
                 "learner.batch_invariant is for kernels of learner and samplers on GPUs; leave it out, or set "
                 "learner.num_gpus, rollout.num_gpus and rollout.backend=native"
+            )
+        if learner.router_replay and rollout.backend != "native":
+            raise ValueError(
+                f"learner.router_replay needs the experts that sampled, and rollout.backend = {rollout.backend!r} does "
+                "not name them; use rollout.backend=native, or router_replay=false"
             )
         if samples < parts:
             raise ValueError(

@@ -37,6 +37,7 @@ class Fleets:
                 "max_num_seqs": rollout.max_num_seqs,
                 "backend": rollout.backend,
                 "batch_invariant": learner.batch_invariant,
+                "record_routing": learner.router_replay,
             },
             num_cpus=rollout.num_cpus,
             num_gpus=rollout.num_gpus,

@@ -148,6 +148,15 @@ def train_from(folder: Path, tmp_path: Path, *overrides: str) -> list[dict]:
     return rows(config)
 
 
+def test_router_replay_takes_the_experts_from_samplers_to_learner(ray_address, tmp_path):
+    moe = ("model.num_experts=4", "model.num_hidden_layers=3", "model.moe_intermediate_size=16", "steps=2")
+    run = load_config(TINY, [f"output_dir={tmp_path}", "sft=null", "learner.router_replay=true", *moe])
+    train(run)
+    for row in rows(run)[1:]:
+        assert row["router/disagreement"] == 0
+        assert row["mismatch/logprob_abs_max"] <= 1e-5
+
+
 def test_a_model_of_transformers_is_sampled_and_trained(tmp_path):
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
