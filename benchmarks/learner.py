@@ -88,7 +88,7 @@ def table(found: dict[str, list[Measured]], tokens: int, parameters: int, matmul
     lines = [
         f"{tokens:,} tokens a step, {parameters:,} parameters without the embedding",
         "",
-        "| side (answers a pass) | update s (fastest-slowest) | tokens/s | CPU s | peak MiB | MFU | deltarl faster by |",
+        "| side (answers a pass) | update s (range) | tokens/s | CPU s | peak MiB | MFU | deltarl faster by |",
         "|---|---|---|---|---|---|---|",
     ]
     ours = _seconds(found["deltarl"]) if "deltarl" in found else None
