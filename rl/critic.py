@@ -16,6 +16,7 @@ from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample
 from deltarl.rl.config import Sharding
 from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.objectives.value import value_loss
+from deltarl.rl.master_weights import hold_masters, masters
 from deltarl.rl.optimizer import adamw, lr_schedule
 from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
 from deltarl.rl.sharding import join, load_whole, whole, whole_tensor
@@ -91,7 +92,7 @@ class Critic:
     def save(self, folder: Path) -> None:
         """Writes weights and optimizer into a folder of its own below `folder`; on every rank, the main one writes."""
         main = self._accelerator.is_main_process
-        state = whole(self.module.state_dict(), keep=main)
+        state = whole(self.module.state_dict() | masters(self.module), keep=main)
         if main:
             (folder / FOLDER).mkdir()
             save_file({name: x.contiguous() for name, x in state.items()}, folder / FOLDER / TENSORS)
@@ -103,8 +104,10 @@ class Critic:
 
 
 def own_trunk(model_path: str, device: torch.device) -> HybridForValues:
-    """A critic that starts as a copy of the policy."""
-    return HybridForValues(load_model(model_path).model).to(device)
+    """A critic that starts as a copy of the policy, and learns in fp32."""
+    critic = HybridForValues(load_model(model_path).model)
+    hold_masters(critic)
+    return critic.to(device)
 
 
 def _values(model: Any, batch: PackedBatch) -> Tensor:
