@@ -15,8 +15,8 @@ from deltarl.model.value import HybridForValues
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample
 from deltarl.rl.config import Sharding
 from deltarl.rl.critic_config import CriticConfig
-from deltarl.rl.objectives.value import value_loss
 from deltarl.rl.master_weights import hold_masters, masters
+from deltarl.rl.objectives.value import value_loss
 from deltarl.rl.optimizer import adamw, lr_schedule
 from deltarl.rl.optimizer_io import load_optimizer, save_optimizer
 from deltarl.rl.sharding import join, load_whole, whole, whole_tensor

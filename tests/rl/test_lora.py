@@ -1,4 +1,4 @@
-"""LoRA: only adapters learn, samplers get merged weights and agree with the learner, checkpoints are peft's and ours."""
+"""LoRA: only adapters learn, samplers agree after they got merged weights, checkpoints are peft's and ours."""
 
 import json
 
