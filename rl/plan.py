@@ -97,7 +97,7 @@ def _model(config: RunConfig, vocab_size: int) -> PreTrainedModel:
         return HybridForCausalLM(hybrid_config(vocab_size=vocab_size, **config.model.model_dump(exclude=own)))
     if is_hybrid(path):
         sizes = KimiLinearConfig.from_pretrained(path)
-        return HybridForCausalLM(sizes).to(sizes.dtype or torch.float32)
+        return HybridForCausalLM(sizes).type(sizes.dtype or torch.float32)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
     return model
 
@@ -196,7 +196,7 @@ def _seconds(config: RunConfig, model: PreTrainedModel) -> list[str]:
             f"parameters x (tokens sampled + {passes:g} x tokens learned from) = {flops:.3g} FLOP, if all answers were "
             f"of full length, {without}; divide by what the devices reach"
         ]
-    model = HybridForCausalLM(model.config).to(model.dtype)
+    model = HybridForCausalLM(model.config).type(model.dtype)
     with _threads(learner.num_threads):
         update = learned * passes / 3 / (_learning_speed(model) * learner.num_ranks)
     sequences = -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations

@@ -129,8 +129,10 @@ def test_a_checkpoint_is_one_of_transformers_in_the_stored_dtype_and_masters(bf1
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert theirs.dtype == torch.bfloat16
-    weights = published(one)
-    assert all(torch.equal(x.to(weights[name].dtype), weights[name]) for name, x in theirs.state_dict().items())
+    weights, ours = published(one), load_model(tmp_path)
+    assert all(torch.equal(x, weights[name]) for name, x in ours.state_dict().items())
+    ids = torch.tensor([samples[0].prompt_ids])
+    torch.testing.assert_close(theirs(ids).logits, ours(input_ids=ids).logits, rtol=0, atol=0.1)
     held = load_file(tmp_path / MASTERS)
     assert held.keys() == {name for name in weights if not name.endswith(KEEP_FP32)}
     assert {x.dtype for x in held.values()} == {torch.float32}
