@@ -25,26 +25,24 @@ def hold_masters(module: nn.Module) -> None:
     is made.
     """
     rounding = _Rounding()
-    dtypes: dict[str, torch.dtype] = {}
+    stored: dict[str, torch.dtype] = {}  # by the names of the masters
     for path, owner in list(module.named_modules()):
         for name, p in list(owner.named_parameters(recurse=False)):
             if p.is_floating_point() and p.dtype.itemsize < torch.float32.itemsize:
-                dtypes[f"{path}.{name}"] = p.dtype
+                stored[f"{path}.parametrizations.{name}{_SUFFIX}".lstrip(".")] = p.dtype
                 setattr(owner, name, nn.Parameter(p.detach().float()))
                 register_parametrization(owner, name, _Rounded(p.dtype, rounding), unsafe=True)  # of another dtype
-    if not dtypes:
+    if not stored:
         return
 
     def round_state(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-        for name in [name for name in state if name.startswith(prefix) and name.endswith(_SUFFIX)]:
-            plain = plain_name(name)
-            state[plain] = state.pop(name).to(dtypes[plain.removeprefix(prefix)])
+        for name, dtype in stored.items():
+            state[prefix + plain_name(name)] = state.pop(prefix + name).to(dtype)
 
     def find_masters(module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any) -> None:
-        for name in dtypes:
-            if prefix + name in state:
-                owner, _, last = name.rpartition(".")
-                state[f"{prefix}{owner}.parametrizations.{last}{_SUFFIX}"] = state.pop(prefix + name)
+        for name in stored:
+            if (plain := prefix + plain_name(name)) in state:
+                state[prefix + name] = state.pop(plain)
 
     module.register_state_dict_post_hook(round_state)
     module.register_load_state_dict_pre_hook(find_masters)

@@ -106,9 +106,7 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
     """Lines, and bytes of a learner rank and of a rollout worker without activations."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     learned = 4 * model.num_parameters()  # in fp32, whatever is stored
-    fixed = (
-        weights if isinstance(model, HybridForCausalLM) else learned
-    )  # HFPolicy is in fp32 also if it does not learn
+    fixed = weights if isinstance(model, HybridForCausalLM) else learned  # HFPolicy is always in fp32
     parts = {"weights": learned, "gradient": learned} | _optimizer_bytes(config, model, learned)
     if config.learner.lora is not None:
         adapters, adapted = adapter_parameters(model, config.learner.lora)
