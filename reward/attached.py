@@ -38,7 +38,8 @@ _MAGNITUDE = re.compile(
 )
 _AFTER_FORMULA = re.compile(r"(?:\s|\\[,;:! ]|~|\$|\\\)|\\\])*(?:\\(?:text|mbox|mathrm)\s*\{\s*)?")
 _WORDS = re.compile(r"[A-Za-z]+(?:(?: per |[/^ ]|\s)(?:[$\\(]{0,2})[A-Za-z0-9]+){0,3}")
-_GROUP = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]{0,60})\}(\^\{?[0-9]\}?)?")
+_GROUP = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]{0,60})\}(\$?\^\{?[0-9]\}?)?")
+_POWER_OR_QUOTIENT = re.compile(r"[}$]*[/^]| per ")
 _ENUMERATOR = re.compile(r"\(?(?:[0-9]{1,3}|[A-Za-z]{1,3})\)(?:\s*-)?|[0-9]{1,3}|[A-Za-z]|[-+*>#]")
 _PLAIN = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 _DIGITS_BEFORE = re.compile(r"[0-9][0-9.,]*\Z")
@@ -179,7 +180,7 @@ def _words(text: str, start: int) -> str:
         rest = text[found.start() + len(words) :]
         single = len(words) == 1 and (words.islower() and re.match(r"[\s.}$]*(?:$|[,;\n])", rest) is None)
         if _changes(words) and not single and words != "in":
-            return "" if re.match(r"[/^]| per ", rest) else rf"\text{{ {words}}}"
+            return "" if _POWER_OR_QUOTIENT.match(rest) else rf"\text{{ {words}}}"
         words = re.sub(r"(?:[^A-Za-z0-9]+[A-Za-z0-9]+|^[A-Za-z0-9]+)$", "", words).removesuffix(" per")
     return ""
 
@@ -275,7 +276,7 @@ def _right(text: str, end: int, left: _Left) -> tuple[str, int]:
         if group and not depth:
             if not _is_unit(group[1]):
                 break
-            kept.append(group.group())
+            kept.append(group.group().replace("$", ""))
             at = stop = group.end()
             continue
         if token == "{":

@@ -40,7 +40,9 @@ REAL_SETS = {
     "set of real numbers": REAL_LINE,
     "set of all real numbers": REAL_LINE,
     "positive real numbers": Interval(ZERO, Const("infinity"), True, True),
+    "all positive real numbers": Interval(ZERO, Const("infinity"), True, True),
     "negative real numbers": Interval(_MINUS_INFINITY, ZERO, True, True),
+    "all negative real numbers": Interval(_MINUS_INFINITY, ZERO, True, True),
 }
 _EXISTENCE = re.compile(r"^(?:there )?(?:is|are|exists?) | exists?$")
 _EMPTY_SETS = frozenset({
