@@ -109,7 +109,8 @@ def _unit_in_last_place(rounded: Node, exact: float) -> float:
             return min(unit, _ROUGHLY * abs(exact) or unit)
         case Num(value) if value.denominator == 1 and value:
             digits = str(abs(value.numerator)) if value.numerator.bit_length() < _MOST_BITS else ""
-            return 10.0 ** (len(digits) - len(digits.rstrip("0")))
+            unit = 10.0 ** (len(digits) - len(digits.rstrip("0")))
+            return max(unit / 2, min(unit, _ROUGHLY * abs(exact)))
     return _ROUGHLY * abs(exact)
 
 
