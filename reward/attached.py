@@ -147,7 +147,7 @@ def _operator_behind(text: str, end: int) -> int | None:
     if found is None:
         return None
     at = found.start("operator")
-    before = text[max(text.rfind("\n", 0, end) + 1, end - _NEAR) : at].rstrip()
+    before = text[text.rfind("\n", 0, end) + 1 : at].rstrip()  # all of the line, as its dollar signs are counted
     return at if before[-1] != "$" or _in_formula(before) else None
 
 

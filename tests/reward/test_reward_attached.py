@@ -70,6 +70,7 @@ def test_what_stands_on_the_line_before_is_not_attached(verifiers: dict[str, Ver
         r"$3 \cdot{}$ $\boxed{5}$",
         r"$\sin$ \boxed{5}",
         r"\boxed{5}$^2$",
+        r"Let $x$ be what it is. " * 40 + r"So \boxed{5} $^2$",
         r"$\boxed{5}$ $\times 10^3$",
         r"\(\boxed{5}\) \(\pm 1\)",
         r"\boxed{5} $> x$",
