@@ -112,13 +112,29 @@ METRICS: dict[str, MetricDoc] = {
     "optim/lr": MetricDoc("Learning rate", "1/update", "Optimiser"),
     "tok_s/rollout": MetricDoc("Completion tokens sampled per second of rollout time", "tokens/s", "Speed"),
     "tok_s/train": MetricDoc("Prompt and completion tokens learned from, per second of update", "tokens/s", "Speed"),
+    "staleness/mean": MetricDoc(
+        "Versions by which the weights that sampled a token are behind those that learn from it, mean over tokens",
+        "versions",
+        "Staleness",
+    ),
+    "staleness/max": MetricDoc("The same of the oldest token", "versions", "Staleness"),
+    "time/wait_rollout": MetricDoc("The learner waiting for the step's completions and verdicts", "seconds", "Time"),
+    "time/wait_learner": MetricDoc(
+        "Samplers with nothing to do between the batch before and this one: weights to come", "seconds", "Time"
+    ),
     "time/rollout": MetricDoc("Sampling the completions", "seconds", "Time"),
     "time/verify": MetricDoc("Waiting for verdicts", "seconds", "Time"),
     "time/update": MetricDoc("Learning: log-probs, loss, gradient, optimiser", "seconds", "Time"),
-    "time/weight_sync": MetricDoc("Publishing the new weights to the samplers", "seconds", "Time"),
-    "time/eval": MetricDoc("Evaluation on held-out problems", "seconds", "Time"),
+    "time/weight_sync": MetricDoc(
+        "Publishing the new weights; ahead of the learner, samplers load them while it goes on", "seconds", "Time"
+    ),
+    "time/eval": MetricDoc(
+        "Evaluation on held-out problems, and waiting until what is sampled ahead is done", "seconds", "Time"
+    ),
     "time/checkpoint": MetricDoc(
-        "Copying the state for a checkpoint, which is written while the run goes on", "seconds", "Time"
+        "Copying the state for a checkpoint, which is written while the run goes on, and waiting likewise",
+        "seconds",
+        "Time",
     ),
     "time/step": MetricDoc("The whole step", "seconds", "Time"),
     "time/total": MetricDoc("Since the run started, without the pauses between stop and resume", "seconds", "Time"),
