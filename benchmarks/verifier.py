@@ -10,15 +10,11 @@ into a folder of its own: pip install --target PEER "math-verify[antlr4_13_2]==0
 import argparse
 import dataclasses
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from machine import describe
 from verifier_cases import Case, Rates, group, load_cases
 from verifier_sides import PEER, PEER_INSTALL, Peer, judge_ours, judge_peer, peer_versions
 from verifier_speed import measure, print_speed
@@ -68,7 +64,7 @@ def main() -> None:
         f"all but {PARSER_TESTS}": [i for name, indices in scored.items() if name != PARSER_TESTS for i in indices],
     }
     aside = group(cases, lambda case: case.set_aside and f"{case.file}, {case.set_aside}")
-    results = describe_machine() | {
+    results = describe(["sympy"]) | {
         "peer": versions,
         "scored": print_rates("Scored rows", cases, sides, scored),
         "set_aside": print_rates("Rows set aside for a debatable label", cases, sides, aside),
@@ -105,18 +101,6 @@ def print_rates(
         print(f"| {name} | {first.right} | {first.wrong} | " + " | ".join(map(str, rates.values())) + " |")
         table[name] = {side: dataclasses.asdict(rate) for side, rate in rates.items()}
     return table
-
-
-def describe_machine() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "cpu": {"architecture": platform.machine(), "count": os.cpu_count()},
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("deltarl", "sympy")},
-    }
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import KimiLinearConfig
 
 from deltarl.kernels.precision import MIN_ROWS
+from deltarl.model.routing import Routing
 
 
 class RMSNorm(nn.Module):
@@ -57,8 +58,10 @@ class Router(nn.Module):
 
     e_score_correction_bias: Tensor
 
-    def __init__(self, config: KimiLinearConfig):
+    def __init__(self, config: KimiLinearConfig, layer: int):
+        """`layer`: which of the layers with experts it is in."""
         super().__init__()
+        self.layer = layer
         self.weight = nn.Parameter(torch.empty(config.num_local_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(config.num_local_experts))
         assert config.num_experts_per_tok is not None  # only the class allows it
@@ -67,8 +70,11 @@ class Router(nn.Module):
         self.groups, self.topk_group = config.n_group, config.topk_group
         self.renormalize, self.scaling = config.norm_topk_prob, config.routed_scaling_factor
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`[T, D]` to the weights and indices of the chosen experts, `[T, top_k]` each, weights in fp32."""
+    def forward(self, x: Tensor, routing: Routing | None = None) -> tuple[Tensor, Tensor]:
+        """`[T, D]` to the weights and indices of the chosen experts, `[T, top_k]` each, weights in fp32.
+
+        Experts that `routing` gives are weighted by this router's scores of them, through which it learns.
+        """
         scores = F.linear(x.float(), self.weight.float()).sigmoid()
         choice = scores + self.e_score_correction_bias
         if self.groups > 1:
@@ -77,6 +83,8 @@ class Router(nn.Module):
             keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter_(-1, best, True)
             choice = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).flatten(-2)
         index = choice.topk(self.top_k, dim=-1).indices
+        if routing is not None:
+            index = routing.take(self.layer, index)
         weight = scores.gather(-1, index)
         if self.renormalize:
             weight = weight / (weight.sum(-1, keepdim=True) + 1e-20)
@@ -86,16 +94,17 @@ class Router(nn.Module):
 class SparseMoE(nn.Module):
     """Routed experts plus the shared expert every token passes."""
 
-    def __init__(self, config: KimiLinearConfig):
+    def __init__(self, config: KimiLinearConfig, layer: int):
+        """`layer`: which of the layers with experts it is."""
         super().__init__()
-        self.gate = Router(config)
+        self.gate = Router(config, layer)
         self.experts = nn.ModuleList(
             Expert(config.hidden_size, config.moe_intermediate_size) for _ in range(config.num_local_experts)
         )
         self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight, index = self.gate(x)
+    def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
+        weight, index = self.gate(x, routing)
         out = self.shared_experts(x)
         for e, expert in enumerate(self.experts):
             token, rank = (index == e).nonzero(as_tuple=True)

@@ -22,6 +22,7 @@ from deltarl.model.feedforward import MLP, RMSNorm, Router, SparseMoE
 from deltarl.model.kda_layer import GatedNorm, KDALayer
 from deltarl.model.mla_layer import MLALayer
 from deltarl.model.packing import Packing
+from deltarl.model.routing import Routing, routing_shape
 
 
 class DecoderLayer(nn.Module):
@@ -35,23 +36,41 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         # The checkpoint names the two kinds of feed-forward layer differently.
         if mlp_kinds(config)[index] == "sparse":
-            self.block_sparse_moe = SparseMoE(config)
+            self.block_sparse_moe = SparseMoE(config, mlp_kinds(config)[:index].count("sparse"))
         else:
             self.mlp = MLP(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: Tensor, packing: Packing, cache: Any = None, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        packing: Packing,
+        cache: Any = None,
+        rows: Tensor | None = None,
+        routing: Routing | None = None,
+    ) -> Tensor:
         """rows: where in the cache: of a KDA layer `[N]` rows, of an attention layer `[N, max_pages]` pages."""
-        return self._feed_forward(x + self.self_attn(self.input_layernorm(x), packing, cache, rows))
+        return self._feed_forward(x + self.self_attn(self.input_layernorm(x), packing, cache, rows), routing)
 
-    def decode(self, x: Tensor, cache: Any, slots: Tensor, offset: Tensor, table: Tensor, position: Tensor) -> Tensor:
+    def decode(
+        self,
+        x: Tensor,
+        cache: Any,
+        slots: Tensor,
+        offset: Tensor,
+        table: Tensor,
+        position: Tensor,
+        routing: Routing | None = None,
+    ) -> Tensor:
         normed = self.input_layernorm(x)
         if isinstance(self.self_attn, KDALayer):
-            return self._feed_forward(x + self.self_attn.decode(normed, cache, slots, offset, position))
-        return self._feed_forward(x + self.self_attn.decode(normed, cache, table, position))
+            mixed = self.self_attn.decode(normed, cache, slots, offset, position)
+        else:
+            mixed = self.self_attn.decode(normed, cache, table, position)
+        return self._feed_forward(x + mixed, routing)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        mlp = self.block_sparse_moe if hasattr(self, "block_sparse_moe") else self.mlp
-        return x + mlp(self.post_attention_layernorm(x))
+    def _feed_forward(self, x: Tensor, routing: Routing | None) -> Tensor:
+        normed = self.post_attention_layernorm(x)
+        return x + (self.block_sparse_moe(normed, routing) if hasattr(self, "block_sparse_moe") else self.mlp(normed))
 
 
 class HybridModel(nn.Module):
@@ -68,33 +87,45 @@ class HybridModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
+        routing: Routing | None = None,
         **unused: Any,
     ) -> BaseModelOutput:
         """Hidden states `[B, T, D]` of padded or packed ids; see `HybridForCausalLM.forward`."""
         if cu_seqlens is not None:
-            hidden = self.packed(input_ids.squeeze(0), Packing.build(cu_seqlens))
+            hidden = self.packed(input_ids.squeeze(0), Packing.build(cu_seqlens), routing=routing)
             return BaseModelOutput(cast(torch.FloatTensor, hidden.unsqueeze(0)))
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         packing = Packing.from_lengths(mask.sum(1).tolist(), device=input_ids.device)
-        hidden = self.packed(input_ids[mask], packing)
+        hidden = self.packed(input_ids[mask], packing, routing=routing)
         padded = hidden.new_zeros(*input_ids.shape, hidden.shape[-1]).masked_scatter(mask.unsqueeze(-1), hidden)
         return BaseModelOutput(cast(torch.FloatTensor, padded))
 
     def packed(
-        self, ids: Tensor, packing: Packing, cache: HybridCache | None = None, rows: Tensor | None = None
+        self,
+        ids: Tensor,
+        packing: Packing,
+        cache: HybridCache | None = None,
+        rows: Tensor | None = None,
+        routing: Routing | None = None,
     ) -> Tensor:
         """`[T]` token ids to `[T, D]` hidden states; with a cache, also prefills its `rows` (one per sequence)."""
+        if cache is not None and cache.routed_experts is not None:
+            routing = Routing()
         x = self.embed_tokens(ids)
         table = None if cache is None or rows is None else cache.block_table[rows]
         if cache is not None and rows is not None and packing.start is not None:
             cache.clear_rows(rows[packing.start == 0])  # pieces go on from what the rows hold
         for i, layer in enumerate(self.layers):
             if cache is None:
-                x = layer(x, packing)
+                x = layer(x, packing, routing=routing)
             else:
-                x = layer(x, packing, cache.layers[i], table if isinstance(cache.layers[i], Tensor) else rows)
+                where = table if isinstance(cache.layers[i], Tensor) else rows
+                x = layer(x, packing, cache.layers[i], where, routing)
         if cache is not None:
             lengths = packing.cu_seqlens.diff()
+            if cache.routed_experts is not None and table is not None and routing is not None:
+                own_table = table.repeat_interleave(lengths, 0, output_size=len(ids))
+                cache.note_experts(own_table, packing.position, routing.taken)
             cache.length[rows] = lengths if packing.start is None else packing.start + lengths
         return self.norm(x)
 
@@ -109,8 +140,11 @@ class HybridModel(nn.Module):
         pages = (int(position.max()) if longest is None else longest) // PAGE_SIZE + 1
         table = cache.block_table[:, :pages]
         slots, offset = torch.arange(len(ids), device=ids.device).where(position >= 0, -1), position % CHUNK_SIZE
+        routing = None if cache.routed_experts is None else Routing()
         for layer, layer_cache in zip(cast(list[DecoderLayer], self.layers), cache.layers, strict=True):
-            x = layer.decode(x, layer_cache, slots, offset, table, position)
+            x = layer.decode(x, layer_cache, slots, offset, table, position, routing)
+        if routing is not None:
+            cache.note_experts(table, position, routing.taken)
         cache.length += 1
         return self.norm(x)
 
@@ -119,12 +153,14 @@ class HybridModel(nn.Module):
 class HybridOutput(CausalLMOutput):
     """Logits, or, where `logprobs_of` was given, log-probability and entropy `[B, n]` of those tokens instead.
 
-    `state_values` `[B, n]` are a value head's, where there is one (model/value.py).
+    `state_values` `[B, n]` are a value head's, where there is one (model/value.py). `routed_otherwise`: how many of the
+    given `routed_experts` the routers would not have chosen.
     """
 
     logprobs: Tensor | None = None
     entropy: Tensor | None = None
     state_values: Tensor | None = None
+    routed_otherwise: Tensor | None = None
 
 
 class HybridForCausalLM(PreTrainedModel):
@@ -174,6 +210,7 @@ class HybridForCausalLM(PreTrainedModel):
         logprobs_of: Tensor | None = None,
         temperature: float = 1.0,
         keep_hidden: bool = False,
+        routed_experts: Tensor | None = None,
         **unused: Any,
     ) -> HybridOutput:
         """Logits of whole sequences, or the log-probabilities of given tokens without them.
@@ -189,9 +226,17 @@ class HybridForCausalLM(PreTrainedModel):
                 in fp32, in memory that does not grow with the vocabulary. Excludes `labels`.
             temperature: that `logprobs_of` is computed at.
             keep_hidden: with `logprobs_of`, return what they were computed from too, as `hidden_states` `[B, n, D]`.
+            routed_experts: `[T, layers, k]` experts for the tokens of packed sequences, as `Routing` takes them; the
+                routers weight them by their scores.
             unused: arguments the HuggingFace trainers pass to every model (`use_cache`, `return_dict`, ...).
         """
-        hidden = self.model(input_ids, attention_mask, cu_seqlens).last_hidden_state
+        routing = None
+        if routed_experts is not None:
+            if routed_experts.shape != (wanted := (input_ids.numel(), *routing_shape(self.config))):
+                raise ValueError(f"routed_experts must be {wanted}, got {tuple(routed_experts.shape)}")
+            routing = Routing(routed_experts)
+        hidden = self.model(input_ids, attention_mask, cu_seqlens, routing).last_hidden_state
+        otherwise = None if routing is None else routing.otherwise
         if logits_to_keep is not None:
             hidden = hidden[:, logits_to_keep]
         if logprobs_of is not None:
@@ -206,17 +251,20 @@ class HybridForCausalLM(PreTrainedModel):
                 logprobs=logprobs.view_as(logprobs_of),
                 entropy=entropy.view_as(logprobs_of),
                 hidden_states=cast(Any, hidden if keep_hidden else None),
+                routed_otherwise=otherwise,
             )
         logits = self.lm_head(hidden)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **unused)
-        return HybridOutput(loss=loss, logits=logits)
+        return HybridOutput(loss=loss, logits=logits, routed_otherwise=otherwise)
 
-    def new_cache(self, batch: int, max_len: int, num_pages: int | None = None) -> HybridCache:
+    def new_cache(
+        self, batch: int, max_len: int, num_pages: int | None = None, record_routing: bool = False
+    ) -> HybridCache:
         """An empty decode cache for `batch` sequences of up to `max_len` tokens; see `HybridCache.allocate`."""
         weight = self.lm_head.weight
-        return HybridCache.allocate(self.config, batch, max_len, weight.dtype, weight.device, num_pages)
+        return HybridCache.allocate(self.config, batch, max_len, weight.dtype, weight.device, num_pages, record_routing)
 
     @torch.no_grad()
     def prefill(self, ids: Tensor, packing: Packing, cache: HybridCache, rows: Tensor) -> Tensor:

@@ -4,8 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from deltarl.model.routing import UNKNOWN
+from deltarl.rollout.outputs import RoutedExperts
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class TrainSample:
         advantages: of each of these tokens; all the same unless a critic says otherwise.
         old_logprobs: under the weights this iteration starts with; None takes the sampler's for them.
         values, returns: of each token, what the critic said before this iteration and what it should have said.
+        routed_experts: that the tokens went to when they were sampled, and are to go to; None lets the routers decide.
     """
 
     prompt_ids: list[int]
@@ -26,13 +31,20 @@ class TrainSample:
     old_logprobs: list[float] | None = None
     values: list[float] | None = None
     returns: list[float] | None = None
+    routed_experts: RoutedExperts | None = None
 
     @classmethod
     def whole(
-        cls, prompt_ids: list[int], completion_ids: list[int], logprobs: list[float], advantage: float
+        cls,
+        prompt_ids: list[int],
+        completion_ids: list[int],
+        logprobs: list[float],
+        advantage: float,
+        routed_experts: RoutedExperts | None = None,
     ) -> "TrainSample":
         """An answer whose tokens share one advantage."""
-        return cls(prompt_ids, completion_ids, logprobs, [advantage] * len(completion_ids))
+        advantages = [advantage] * len(completion_ids)
+        return cls(prompt_ids, completion_ids, logprobs, advantages, routed_experts=routed_experts)
 
     @classmethod
     def solution(cls, prompt_ids: list[int], completion_ids: list[int]) -> "TrainSample":
@@ -53,6 +65,7 @@ class PackedBatch:
         target: `[n]` the completion tokens.
         sampler_logprobs, old_logprobs, advantages: `[n]` fp32, see `TrainSample`.
         values, returns: `[n]` fp32, if there is a critic.
+        routed_experts: `[T, layers, k]` int16, `UNKNOWN` where the routers are to decide; None if they always are.
     """
 
     input_ids: Tensor
@@ -65,6 +78,7 @@ class PackedBatch:
     advantages: Tensor
     values: Tensor | None = None
     returns: Tensor | None = None
+    routed_experts: Tensor | None = None
 
     @classmethod
     def pack(cls, samples: Sequence[TrainSample], device: torch.device) -> "PackedBatch":
@@ -99,7 +113,21 @@ class PackedBatch:
             advantages=per_token(s.advantages for s in samples),
             values=per_token(values) if len(values) == len(samples) else None,
             returns=per_token(returns) if len(returns) == len(samples) else None,
+            routed_experts=_packed_experts(samples, device),
         )
+
+
+def _packed_experts(samples: Sequence[TrainSample], device: torch.device) -> Tensor | None:
+    known = [s.routed_experts for s in samples if s.routed_experts is not None]
+    if not known:
+        return None
+    packed = np.full((sum(map(len, samples)), *known[0].prompt.shape[1:]), UNKNOWN, np.int16)
+    end = 0
+    for s in samples:
+        begin, end = end, end + len(s)
+        if s.routed_experts is not None:
+            packed[begin : end - 1] = np.concatenate(s.routed_experts)  # nothing follows the last token
+    return torch.from_numpy(packed).to(device)
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,9 @@ class LearnerConfig(ObjectiveConfig):
     batch_invariant: bool = False
     """On GPUs, compute in kernels that give a token the same bits whatever it is batched with, in learner and samplers:
     the log-probs of both are then equal also in bf16. Costs time (benchmarks/README.md)."""
+    router_replay: bool = False
+    """Of a mixture of experts that our engine samples: the policy's tokens go to the experts that they went to when
+    they were sampled, weighted by the learner's routers (docs/SCALING.md)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: of the policy's hidden matrices (the paper's choice), and AdamW for all else; a critic has AdamW. Both take
     the learning rate and the weight decay below: Muon's update is scaled to what AdamW's usually is."""
@@ -300,6 +303,8 @@ class RunConfig(Section):
     seed: NonNegativeInt = 0
     steps: PositiveInt
     """Sample-score-update steps."""
+    in_process: bool = False
+    """Run all of it in the one process that was started, without Ray: for a debugger. The curve is the same."""
     algorithm: Algorithm = "grpo"
     """Sets the switches below that make this algorithm (rl/presets.py), where the recipe does not set them itself."""
     model: ModelConfig = ModelConfig()
@@ -346,6 +351,11 @@ class RunConfig(Section):
                 f"rollout.max_refills = {rollout.max_refills} refills what dynamic sampling drops; set "
                 "rollout.dynamic_sampling=true, or leave max_refills out"
             )
+        if self.in_process and learner.num_ranks > 1:
+            raise ValueError(
+                f"in_process = true is one process, and learner.num_ranks = {learner.num_ranks} are several: set "
+                "learner.num_ranks=1"
+            )
         samples = rollout.prompts_per_step * rollout.num_generations
         parts = learner.num_ranks * learner.num_minibatches
         if learner.num_ranks > 1 and 0 < learner.num_gpus <= 0.5:
@@ -357,6 +367,11 @@ class RunConfig(Section):
             raise ValueError(
                 "learner.batch_invariant is for kernels of learner and samplers on GPUs; leave it out, or set "
                 "learner.num_gpus, rollout.num_gpus and rollout.backend=native"
+            )
+        if learner.router_replay and rollout.backend != "native":
+            raise ValueError(
+                f"learner.router_replay needs the experts that sampled, and rollout.backend = {rollout.backend!r} does "
+                "not name them; use rollout.backend=native, or router_replay=false"
             )
         if samples < parts:
             raise ValueError(

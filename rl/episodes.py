@@ -67,7 +67,7 @@ class Episodes:
         """
         known = ~np.isnan(self.scores)
         return [
-            TrainSample.whole(self.groups[i].prompt_token_ids, t.token_ids, t.logprobs, float(row[j]))
+            TrainSample.whole(self.groups[i].prompt_token_ids, t.token_ids, t.logprobs, float(row[j]), t.routed_experts)
             for i, row in zip(range(len(self.groups)) if prompts is None else prompts, advantages, strict=True)
             for j, t in enumerate(self.groups[i].outputs)
             if known[i, j]

@@ -10,6 +10,7 @@ from deltarl.actor.gang import Gang
 from deltarl.actor.host import WorkerSpec
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.rl.config import RunConfig
+from deltarl.rl.in_process import InProcess, workers
 from deltarl.rl.learner import Learner
 from deltarl.rl.sft_progress import SFTProgress
 from deltarl.rl.warm_start import WarmStart
@@ -18,13 +19,15 @@ from deltarl.rollout.worker import RolloutWorker
 
 @dataclass(frozen=True)
 class Fleets:
-    rollout: Fleet
-    reward: Fleet
-    learner: Gang
+    rollout: Fleet | InProcess
+    reward: Fleet | InProcess
+    learner: Gang | InProcess
 
     @classmethod
     def start(cls, config: RunConfig, model_path: Path) -> "Fleets":
         """Starts every actor of the run; they take over the model from `model_path`."""
+        if config.in_process:
+            return cls(*workers(config, model_path, scorer_arguments(config)))
         path = str(model_path.resolve())
         rollout, learner = config.rollout, config.learner
         sampler = WorkerSpec(
@@ -34,6 +37,7 @@ class Fleets:
                 "max_num_seqs": rollout.max_num_seqs,
                 "backend": rollout.backend,
                 "batch_invariant": learner.batch_invariant,
+                "record_routing": learner.router_replay,
             },
             num_cpus=rollout.num_cpus,
             num_gpus=rollout.num_gpus,

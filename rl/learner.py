@@ -313,6 +313,8 @@ class Learner:
                 self.accelerator.backward(total)
             minimised += total.detach()
             stats.add_tokens(terms, loss, entropy)
+            if on_policy and out.routed_otherwise is not None and batch.routed_experts is not None:
+                stats.add_routing(out.routed_otherwise, batch.routed_experts)
             if on_policy or corrects:
                 stats.add_mismatch(start - batch.sampler_logprobs, batch.lengths)
         return minimised
@@ -363,13 +365,18 @@ class Learner:
         return self._forward(model, batch).logprobs.squeeze(0)
 
     def _forward(self, model: nn.Module, batch: PackedBatch) -> Any:
-        """Log-probability and entropy of each completion token `[1, n]`, and its value, if the model has a head."""
+        """Log-probability and entropy of each completion token `[1, n]`, and its value, if the model has a head.
+
+        The policy replays the routing there is; the reference model, which never sampled, does its own.
+        """
+        replayed = None if model is self.reference else batch.routed_experts
         return model(
             input_ids=batch.input_ids.unsqueeze(0),
             cu_seqlens=batch.cu_seqlens,
             logits_to_keep=batch.predictor,
             logprobs_of=batch.target.unsqueeze(0),
             temperature=self.temperature,
+            **({} if replayed is None else {"routed_experts": replayed}),
         )
 
     def _whole(self) -> Any:

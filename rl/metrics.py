@@ -105,6 +105,11 @@ METRICS: dict[str, MetricDoc] = {
         "Effective sample size under the ratios learner to sampler, as a share of the tokens", "fraction", "Mismatch"
     ),
     "mismatch/ess_answer": MetricDoc("The same of whole completions' ratios", "fraction", "Mismatch"),
+    "router/disagreement": MetricDoc(
+        "Experts replayed that the learner's routers would not have chosen (learner.router_replay)",
+        "fraction",
+        "Mismatch",
+    ),
     "optim/grad_norm": MetricDoc("Norm of the gradient before clipping", "norm", "Optimiser"),
     "optim/critic_grad_norm": MetricDoc("Norm of the critic's gradient before clipping", "norm", "Optimiser"),
     "optim/updates": MetricDoc("Optimizer steps of this step (learner.min_entropy)", "count", "Optimiser"),

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, KimiLinearConfig, Pre
 from deltarl.model.config import hybrid_config
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import is_hybrid
+from deltarl.model.routing import routing_dtype, routing_shape
 from deltarl.reward.rewards import Scorer
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import cpus_needed, gpu_shares, scorer_arguments
@@ -49,6 +50,7 @@ def make_plan(config: RunConfig) -> Plan:
     memory, learner_bytes, worker_bytes = _memory(config, model)
     lines += memory
     lines += _tokens(config)
+    lines += _routing(config, model)
     lines += _seconds(config, model)
     here = config.learner.num_ranks * learner_bytes + config.rollout.num_workers * worker_bytes
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -123,7 +125,8 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
     sequences = min(rollout.max_num_seqs, -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations)
     cache, kept = 0, "; keys and values of its sequences are not counted"
     if isinstance(model, HybridForCausalLM):
-        cache = sequences * model.new_cache(1, length).bytes_per_sequence(length)
+        recorded = config.learner.router_replay and any(routing_shape(model.config))
+        cache = sequences * model.new_cache(1, length, record_routing=recorded).bytes_per_sequence(length)
         kept = f", states and latents of {sequences} sequences of up to {length} tokens {_gib(cache)}"
     learner, worker = sum(parts.values()), weights + cache
     listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
@@ -168,6 +171,17 @@ def _tokens(config: RunConfig) -> list[str]:
         f"a step: {rollout.prompts_per_step} problems x {rollout.num_generations} answers = {answers} answers, at most "
         f"{answers * rollout.max_tokens:,} tokens sampled {before_refills}and {answers * _longest(config):,} learned "
         f"from, in {config.learner.num_minibatches} optimizer steps; {config.steps} steps",
+    ]
+
+
+def _routing(config: RunConfig, model: PreTrainedModel) -> list[str]:
+    if not config.learner.router_replay or not isinstance(model, HybridForCausalLM):
+        return []
+    layers, chosen = routing_shape(model.config)
+    size = layers * chosen * routing_dtype(model.config).itemsize
+    return [
+        f"router replay: {size} bytes a token of {layers} layers x {chosen} experts, at most "
+        f"{size * _longest(config):,} an answer, from samplers to learner"
     ]
 
 

@@ -15,6 +15,7 @@ CONFIG_FILE = "config.yaml"
 # May differ when a run is resumed: they change how it runs, not what it computes (ranks: but for rounding).
 FREE_KEYS = (
     "alerts",
+    "in_process",
     "output_dir",
     "checkpoint",
     "logging",

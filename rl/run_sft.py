@@ -27,12 +27,14 @@ def warm_up(config: RunConfig) -> None:
     log_to(run_dir)
     from deltarl.rl.fleets import warm_start
     from deltarl.rl.problem_set import ProblemSet, demonstrations
-    from deltarl.rl.warm_start import load_tokenizer
+    from deltarl.rl.warm_start import load_tokenizer, starting_point
 
     tokenizer = load_tokenizer(config.model)
     shown = demonstrations(ProblemSet.load(config, tokenizer).train, config.sft)
     folder = run_dir / "initial"
-    if not folder.is_dir():
+    if config.in_process:
+        starting_point(folder, config, tokenizer, shown)
+    elif not folder.is_dir():
         learner = config.learner
         shares = [learner.num_gpus] * learner.num_ranks if learner.num_gpus else []
         runtime.start(learner.num_ranks * learner.num_cpus, shares)

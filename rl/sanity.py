@@ -80,7 +80,7 @@ def _answer_lines(tokenizer: PreTrainedTokenizerBase, episodes: Episodes) -> lis
 
 def _learner_lines(episodes: Episodes, config: RunConfig, learner: Ranks) -> list[str]:
     answer, group = episodes.groups[0].outputs[0], episodes.groups[0]
-    one = TrainSample.whole(group.prompt_token_ids, answer.token_ids, answer.logprobs, 1.0)
+    one = TrainSample.whole(group.prompt_token_ids, answer.token_ids, answer.logprobs, 1.0, answer.routed_experts)
     found = learner.scatter("logprobs", [([one],)] * config.learner.num_ranks)[0][0]
     if not found:
         return ["WARNING the answer is empty: there is nothing to learn from"]

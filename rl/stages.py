@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from deltarl.actor.fleet import Fleet
 from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
+from deltarl.rl.in_process import InProcess
 from deltarl.rollout.outputs import RequestOutput
 from deltarl.rollout.params import SamplingParams
 
@@ -42,7 +43,7 @@ class FleetSampler:
     a rerun or a reissue samples the very same numbers.
     """
 
-    def __init__(self, fleet: Fleet):
+    def __init__(self, fleet: Fleet | InProcess):
         self._fleet = fleet
 
     def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[RequestOutput]:
@@ -58,7 +59,7 @@ class FleetScorer:
     A reward may compare the answers to one prompt, and must say the same whatever the number of workers.
     """
 
-    def __init__(self, fleet: Fleet):
+    def __init__(self, fleet: Fleet | InProcess):
         self._fleet = fleet
 
     def score(

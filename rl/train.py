@@ -30,9 +30,10 @@ def train(config: RunConfig) -> None:
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
     shown = demonstrations(problems.train, config.sft) if config.sft else []
-    runtime.start(cpus_needed(config), gpu_shares(config))
+    if not config.in_process:
+        runtime.start(cpus_needed(config), gpu_shares(config))
     try:
-        if shown and not (run_dir / "initial").is_dir():
+        if shown and not config.in_process and not (run_dir / "initial").is_dir():
             warm_start(config, run_dir / "initial", shown)
         model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
         fleets = Fleets.start(config, model_path)
@@ -41,6 +42,7 @@ def train(config: RunConfig) -> None:
         finally:
             fleets.close()
     finally:
-        runtime.stop()
+        if not config.in_process:
+            runtime.stop()
         if (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size:
             log.info("report: %s", write_report(run_dir).resolve())

@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from deltarl.model.routing import UNKNOWN
 from deltarl.rl.loss import TokenLoss
 from deltarl.rl.objectives.ratio import LARGEST_LOG_RATIO
 from deltarl.rl.objectives.tokens import answer_sums
@@ -61,6 +62,11 @@ class UpdateStats:
             if kind == "ess":
                 self._raise_to("mismatch/ratio_max", weight)
 
+    def add_routing(self, otherwise: Tensor, experts: Tensor) -> None:
+        """`otherwise`: how many of the `experts` given to a micro-batch its routers would not have chosen."""
+        self._add("router/disagreement", otherwise)
+        self._add("router/experts", (experts != UNKNOWN).sum())
+
     def add_imitated(self, loss: float, tokens: int) -> None:
         """`loss`: summed over the solutions' `tokens`."""
         self._add("loss/ptx", loss)
@@ -99,6 +105,8 @@ class UpdateStats:
         loss = {"loss/policy": total.pop("loss/policy") / self._divisor}
         if "ptx/tokens" in total:
             loss["loss/ptx"] = total.pop("loss/ptx") / max(1, total.pop("ptx/tokens"))
+        if "router/experts" in total:
+            loss["router/disagreement"] = total.pop("router/disagreement") / total.pop("router/experts")
         if "value/tokens" in total:
             valued = total.pop("value/tokens")
             loss |= {name: total.pop(name) / valued for name in ("loss/value", "clip/frac_value")}

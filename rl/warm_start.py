@@ -12,6 +12,7 @@ from datasets import Dataset, disable_progress_bars
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    KimiLinearConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -28,6 +29,7 @@ from deltarl.kernels.precision import without_sampler
 from deltarl.model.config import hybrid_config, layer_kinds
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import is_hybrid, load_trainable
+from deltarl.model.routing import routing_shape
 from deltarl.model.tokenizer import byte_tokenizer
 from deltarl.rl.config import ModelConfig, RunConfig, SFTConfig
 from deltarl.rl.metrics import MetricsWriter
@@ -56,6 +58,11 @@ def check_context(config: RunConfig) -> None:
     if config.learner.lora is not None and find_spec("peft") is None:
         raise ValueError("learner.lora needs peft, which is not installed: pip install 'deltarl[lora]'")
     hybrid = config.model.path is None or is_hybrid(config.model.path)
+    if config.learner.router_replay and hybrid and not _has_experts(config.model):
+        raise ValueError(
+            "learner.router_replay is for mixtures of experts, and "
+            f"{config.model.path or 'the model of model.num_experts = 0'} has no experts: leave it out"
+        )
     if config.learner.baseline == "critic" and not hybrid:
         raise ValueError(
             f"learner.baseline = 'critic' puts a value head on our hybrid, and {config.model.path} is another model: "
@@ -76,6 +83,12 @@ def check_context(config: RunConfig) -> None:
         raise ValueError(
             f"data.max_prompt_tokens + rollout.max_tokens = {asked} exceeds the context of {config.model.path}, {limit}"
         )
+
+
+def _has_experts(config: ModelConfig) -> bool:
+    if config.path is None:
+        return config.num_experts > 0
+    return any(routing_shape(KimiLinearConfig.from_pretrained(config.path)))
 
 
 def new_model(config: ModelConfig, vocab_size: int, seed: int) -> HybridForCausalLM:

@@ -40,6 +40,7 @@ class Engine:
         prefix_cache_bytes: int = 0,
         tokenizer: PreTrainedTokenizerBase | None = None,
         in_flight: InFlight = "keep",
+        record_routing: bool = False,
     ):
         """
         Args:
@@ -52,6 +53,7 @@ class Engine:
             tokenizer: gives outputs a text; needed for stop strings.
             in_flight: what new weights mean for samples under way: "keep" the state that the old weights computed, or
                 "replay" their tokens. Either way each token carries the version that sampled it.
+            record_routing: of a mixture of experts, say which experts the tokens of each answer went to.
         """
         limit = model.config.max_position_embeddings
         self.model = model.eval()
@@ -64,7 +66,9 @@ class Engine:
         self.in_flight = in_flight
         self.weight_version = 0
 
-        self._runner = ModelRunner(model, max_num_seqs, self.max_model_len, num_pages, prefix_cache_bytes)
+        self._runner = ModelRunner(
+            model, max_num_seqs, self.max_model_len, num_pages, prefix_cache_bytes, record_routing
+        )
         self._scheduler = Scheduler(self._runner, max_num_seqs, max_prefill_tokens)
         self._admission = Admission(
             model.config.vocab_size, self.max_model_len, self._runner.pages.total, tokenizer is not None
@@ -139,8 +143,8 @@ class Engine:
 
         Raises:
             ValueError: as for `add_request`; a state from other weights than this engine has, but for one that an
-                engine of the same version kept, where this one keeps them too. `without_state` makes it compute the
-                tokens again.
+                engine of the same version kept, where this one keeps them too; a state without routed experts, which
+                this engine records. `without_state` makes it compute the tokens again.
         """
         first = snapshots[0]
         self._check(request_id, first.prompt, first.params)
@@ -282,4 +286,10 @@ class Engine:
                 f"the state comes from weights version {' and '.join(map(str, versions))}, this engine has "
                 f"{self.weight_version}: load the same version, or take `snapshot.without_state()` to compute the "
                 "tokens again"
+            )
+        recorded = snapshot.state is None or snapshot.state.routed_experts is not None
+        if self._runner.cache.routed_experts is not None and not recorded:
+            raise ValueError(
+                "the state comes from an engine that did not record routed experts, as this one does: take "
+                "`snapshot.without_state()` to compute the tokens again"
             )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from deltarl.kernels.precision import MIN_ROWS
@@ -9,6 +10,7 @@ from deltarl.model.cache import PAGE_SIZE
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.packing import Packing
 from deltarl.rollout.cuda_graphs import CudaGraphs, page_bucket, row_bucket
+from deltarl.rollout.outputs import RoutedExperts
 from deltarl.rollout.pages import Pages, pages_of
 from deltarl.rollout.prefix_cache import PrefixCache
 from deltarl.rollout.rows import Rows
@@ -53,6 +55,7 @@ class ModelRunner:
         max_model_len: int,
         num_pages: int | None,
         prefix_cache_bytes: int,
+        record_routing: bool,
     ):
         """Args are as for `Engine`."""
         self.model = model
@@ -63,7 +66,7 @@ class ModelRunner:
             num_pages = (rows - 1) * int(pages_of(max_model_len))
         if num_pages < 1:
             raise ValueError(f"num_pages must be at least 1, got {num_pages}")
-        self.cache = model.new_cache(rows, max_model_len, num_pages + 1)
+        self.cache = model.new_cache(rows, max_model_len, num_pages + 1, record_routing)
         self.pages = Pages(self.cache.block_table, num_pages + 1)
         self.prefixes = PrefixCache(prefix_cache_bytes)
         self.prompt_tokens = 0
@@ -192,6 +195,8 @@ class ModelRunner:
             sample = self.rows.samples[row]
             if keep_state:
                 sample.state = self.cache.export_row(row, int(self.pages.length[row]))
+            if sample.finish_reason is not None:
+                sample.routed_experts = self._routed_experts(row)
             self.pages.release(row)
         moved = self.rows.remove(rows)
         if moved:
@@ -199,6 +204,17 @@ class ModelRunner:
             self.cache.copy_rows(source, target)
             for mover, hole in moved:
                 self.pages.move(mover, hole)
+
+    def _routed_experts(self, row: int) -> RoutedExperts | None:
+        experts = self.cache.experts_of(row, int(self.pages.length[row]))
+        if experts is None:
+            return None
+        request = self.rows.samples[row].request
+        prompt, completion = np.split(experts.cpu().numpy(), [len(request.prompt)])
+        for other in request.samples:
+            if other.routed_experts is not None and np.array_equal(other.routed_experts.prompt, prompt):
+                return RoutedExperts(other.routed_experts.prompt, completion.copy())  # without the prompt's memory
+        return RoutedExperts(prompt, completion)
 
     def _append(self, samples: list[Sample]) -> None:
         self.rows.start(samples, [self._limit(s.request) for s in samples])

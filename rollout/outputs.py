@@ -1,9 +1,24 @@
 """What came out of an engine. Names are vLLM's where vLLM has the field."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 FinishReason = Literal["stop", "length", "abort", "repetition", "error"]
+
+
+class RoutedExperts(NamedTuple):
+    """Which experts the tokens of an answer went to, each time under the weights that last computed the token's state.
+
+    Attributes:
+        prompt: `[tokens, layers, k]` small integers, of the layers that have experts; one array that the samples of a
+            prompt share, unless new weights came between them.
+        completion: the same of the answer's tokens but the last, which was not fed.
+    """
+
+    prompt: np.ndarray
+    completion: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,7 @@ class CompletionOutput:
         stop_reason: the token id or string that stopped it, or what the error was.
         text: the answer as text, where the engine has a tokenizer.
         top_logprobs: for each token the most likely ones by id, with log-probabilities as in `logprobs`, if asked for.
+        routed_experts: of an answer that came to its end, in an engine that records them.
     """
 
     index: int
@@ -33,6 +49,7 @@ class CompletionOutput:
     stop_reason: int | str | None = None
     text: str | None = None
     top_logprobs: list[dict[int, float]] | None = None
+    routed_experts: RoutedExperts | None = None
 
     @property
     def cumulative_logprob(self) -> float:

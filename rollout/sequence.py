@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from deltarl.model.cache import RowState
 from deltarl.rollout.detokenizer import Detokenizer
-from deltarl.rollout.outputs import CompletionOutput, FinishReason
+from deltarl.rollout.outputs import CompletionOutput, FinishReason, RoutedExperts
 from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.rng import derive_seed
 from deltarl.rollout.stop_strings import StopStrings
@@ -46,6 +46,7 @@ class Sample:
     stop: StopStrings | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    routed_experts: RoutedExperts | None = None
     _detokenizer: Detokenizer | None = field(default=None, init=False)
 
     @property
@@ -65,6 +66,7 @@ class Sample:
             stop_reason=self.stop_reason,
             text=None if tokenizer is None else self._text(tokenizer),
             top_logprobs=None if self.request.params.logprobs is None else answer.top_logprobs,
+            routed_experts=self.routed_experts,
         )
 
     def _text(self, tokenizer: PreTrainedTokenizerBase) -> str:

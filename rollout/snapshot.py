@@ -35,7 +35,7 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """Of the state: a constant for the KDA layers, and the latents of the attention layers."""
+        """Of the state: a constant for the KDA layers, the latents of the attention layers, routed experts."""
         return 0 if self.state is None else self.state.nbytes
 
     @property
@@ -57,6 +57,8 @@ class Snapshot:
         if self.state is not None:
             tensors |= {f"recurrent.{i}": x.contiguous() for i, x in enumerate(self.state.recurrent)}
             tensors |= {f"latents.{i}": x.contiguous() for i, x in enumerate(self.state.latents)}
+            if self.state.routed_experts is not None:
+                tensors["routed_experts"] = self.state.routed_experts
         params = asdict(self.params) | {"logit_bias": [[k, v] for k, v in self.params.logit_bias.items()]}
         about = {
             "format": FORMAT,
@@ -87,7 +89,7 @@ class Snapshot:
         state = None
         if about["length"] is not None:
             parts = {kind: [x for name, x in _numbered(tensors, kind)] for kind in ("recurrent", "latents")}
-            state = RowState(about["length"], parts["recurrent"], parts["latents"])
+            state = RowState(about["length"], parts["recurrent"], parts["latents"], tensors.get("routed_experts"))
         params = about["params"] | {"logit_bias": {int(k): v for k, v in about["params"]["logit_bias"]}}
         for name in ("stop", "stop_token_ids"):
             params[name] = tuple(params[name])

@@ -13,22 +13,36 @@ BackendName = Literal["native", "transformers", "vllm"]
 
 
 def make_backend(
-    name: BackendName, model_path: str, *, max_num_seqs: int, max_model_len: int | None = None
+    name: BackendName,
+    model_path: str,
+    *,
+    max_num_seqs: int,
+    max_model_len: int | None = None,
+    record_routing: bool = False,
 ) -> RolloutBackend:
     """The backend of that name, over the checkpoint in a folder.
 
     Args:
         name: "native" is our engine, for the hybrid; "transformers" samples any other causal language model, "vllm"
             either.
+        record_routing: see `Engine`; of "native" only.
 
     Raises:
-        ValueError: an unknown name, or the hybrid for transformers, whose class of it names its weights otherwise.
+        ValueError: an unknown name, or the hybrid for transformers, whose class of it names its weights otherwise;
+            `record_routing` of another backend than the native one, or of a model without experts.
     """
+    if record_routing and name != "native":
+        raise ValueError(f"the rollout backend {name!r} does not say which experts it used; the native one does")
     if name == "native":
         from deltarl.model.checkpoint import load_model
         from deltarl.rollout.engine import Engine
 
-        return Engine(_on_gpu(load_model(model_path)), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        return Engine(
+            _on_gpu(load_model(model_path)),
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            record_routing=record_routing,
+        )
     if name == "transformers":
         from deltarl.model.hf_policy import load_causal_lm
         from deltarl.model.policy import is_hybrid
@@ -62,16 +76,24 @@ class RolloutWorker:
         max_model_len: int | None = None,
         backend: BackendName = "native",
         batch_invariant: bool = False,
+        record_routing: bool = False,
     ):
         """
         Args:
+            record_routing: see `make_backend`.
             batch_invariant: see `deltarl.kernels.batch_invariant`; not for vLLM, which has kernels of its own.
         """
         if batch_invariant:
             from deltarl.kernels.batch_invariant import set_batch_invariant
 
             set_batch_invariant(True)
-        self._backend = make_backend(backend, model_path, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        self._backend = make_backend(
+            backend,
+            model_path,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            record_routing=record_routing,
+        )
 
     def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[RequestOutput]:
         """See `RolloutBackend.generate`."""

@@ -122,6 +122,12 @@ def test_a_run_killed_by_the_operating_system_and_started_again_has_the_curve_of
     assert before == curve(reference)[: len(before)]
 
 
+def test_the_run_in_one_process_has_the_same_curve(reference, again):
+    config = again("in_process=true")
+    train(config)
+    assert curve(config) == curve(reference)
+
+
 def test_two_learner_ranks_learn_what_one_learns(reference, again):
     # On the two GPUs that Ray is told of here, each rank and a worker beside it fit no other way.
     config = again("learner.num_ranks=2", "steps=2", "learner.num_gpus=0.6", "rollout.num_gpus=0.4")
@@ -140,6 +146,15 @@ def train_from(folder: Path, tmp_path: Path, *overrides: str) -> list[dict]:
     assert [row["step"] for row in rows(config)] == [0, 1, 2]
     assert (config.run_dir / "checkpoints" / "step_000002" / "config.json").is_file()
     return rows(config)
+
+
+def test_router_replay_takes_the_experts_from_samplers_to_learner(ray_address, tmp_path):
+    moe = ("model.num_experts=4", "model.num_hidden_layers=3", "model.moe_intermediate_size=16", "steps=2")
+    run = load_config(TINY, [f"output_dir={tmp_path}", "sft=null", "learner.router_replay=true", *moe])
+    train(run)
+    for row in rows(run)[1:]:
+        assert row["router/disagreement"] == 0
+        assert row["mismatch/logprob_abs_max"] <= 1e-5
 
 
 def test_a_model_of_transformers_is_sampled_and_trained(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from deltarl.model.checkpoint import save_model
 from deltarl.model.config import hybrid_config
 from deltarl.model.hybrid import HybridForCausalLM
-from deltarl.model.policy import load_policy
+from deltarl.model.policy import is_hybrid, load_policy
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.config import LearnerConfig
 from deltarl.rl.learner import Learner
 from deltarl.rl.sharding import whole
+from deltarl.rollout.outputs import RoutedExperts
 
 VOCAB = 24
 SETTINGS = {"learning_rate": 1e-3, "warmup_steps": 0, "weight_decay": 0.01, "beta": 0.05}
@@ -43,16 +45,29 @@ def tied(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def answers() -> list[TrainSample]:
-    """11 random answers with their log-probabilities as if sampled uniformly."""
+def answers(folder: Path) -> list[TrainSample]:
+    """11 random answers with their log-probabilities as if sampled uniformly, and for a mixture of experts as if those
+    had been drawn too."""
     rng = np.random.default_rng(2)
     lengths = rng.integers(3, 30, (11, 2))
-    return [
+    found = [
         TrainSample.whole(
             rng.integers(3, VOCAB, p).tolist(), rng.integers(3, VOCAB, c).tolist(), [-3.0] * int(c), float(rng.normal())
         )
         for p, c in lengths
     ]
+    if not is_hybrid(folder / "model"):
+        return found
+    return [
+        replace(s, routed_experts=RoutedExperts(*(drawn(rng, n) for n in (len(s.prompt_ids), len(s.logprobs) - 1))))
+        for s in found
+    ]
+
+
+def drawn(rng: np.random.Generator, tokens: int) -> np.ndarray:
+    """Two of 16 experts for every token of the one layer that has some."""
+    first = rng.integers(0, 16, (tokens, 1))
+    return np.stack([first, (first + rng.integers(1, 16, (tokens, 1))) % 16], -1).astype(np.uint8)
 
 
 def state(learner: Learner) -> dict[str, torch.Tensor]:
@@ -64,7 +79,7 @@ def work(folder: Path, num_ranks: int, sharding: str, mine: str, theirs: str | N
     once more from the checkpoint of another number of ranks."""
     rank = int(os.environ.get("RANK", "0"))
     config = CONFIG.model_copy(update={"sharding": sharding})
-    samples = answers()
+    samples = answers(folder)
     bad = [*samples[:-1], TrainSample.whole([5, 6], [7, 8], [-3.0] * 2, float("nan"))]
     share, poisoned = split_batch(samples, num_ranks, 2)[rank], split_batch(bad, num_ranks, 1)[rank]
     learner = Learner(config, str(folder / "model"), 10, 1.0)
@@ -137,6 +152,7 @@ def test_the_curve_and_the_weights_are_those_of_one_rank(outcomes):
             assert two == pytest.approx(one, rel=1e-5, abs=1e-5)
         same_but_for_rounding(alone["weights"], found["weights"], folder)
     assert alone["metrics"][2]["kl/ref"] > 1e-6
+    assert alone["metrics"][0].get("router/disagreement", 1) > 0.5
     assert sum(map(len, both[0]["logprobs"])) != sum(map(len, both[1]["logprobs"]))
     logprobs = [None] * len(alone["logprobs"])
     logprobs[0::2], logprobs[1::2] = both[0]["logprobs"], both[1]["logprobs"]
@@ -173,7 +189,7 @@ def test_one_rank_goes_on_from_the_checkpoint_of_two(outcomes):
     learner = Learner(CONFIG, str(folder / "model"), 10, 1.0)
     learner.load(folder / "two")
     same(both[0]["checkpoint"], state(learner))
-    assert learner.update(split_batch(answers(), 1, 2)[0]) == pytest.approx(alone["metrics"][2], abs=1e-5)
+    assert learner.update(split_batch(answers(folder), 1, 2)[0]) == pytest.approx(alone["metrics"][2], abs=1e-5)
     same_but_for_rounding(alone["weights"], state(learner), folder)
     assert {f.name for f in (folder / "two").iterdir()} == {f.name for f in (folder / "one").iterdir()}
 

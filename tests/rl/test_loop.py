@@ -1,19 +1,17 @@
-"""The whole run in this process, its fleets replaced by plain objects: what its curve depends on, and on what not."""
+"""The whole run in this process, without Ray: what its curve depends on, and on what not."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from deltarl.actor import runtime
 from deltarl.model.checkpoint import load_model
 from deltarl.reward.plugin import RewardPluginError
-from deltarl.reward.rewards import Scorer
-from deltarl.rl import fleets, loop
+from deltarl.rl import loop
 from deltarl.rl.advantages import group_advantages
 from deltarl.rl.alerts import LOOK_AT, AlertConfig
 from deltarl.rl.checkpoint import CheckpointStore
@@ -21,14 +19,12 @@ from deltarl.rl.cli import load_config
 from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig, SourceConfig
 from deltarl.rl.episodes import Episodes
-from deltarl.rl.fleets import Fleets, scorer_arguments
 from deltarl.rl.learner import Learner
 from deltarl.rl.metrics import MetricsWriter, metric_doc, read_jsonl
 from deltarl.rl.run_eval import evaluate_checkpoint
 from deltarl.rl.run_grpo import main
 from deltarl.rl.run_ppo import main as ppo_main
 from deltarl.rl.train import train
-from deltarl.rollout.worker import RolloutWorker
 
 TINY = Path(__file__).parent / "tiny.yaml"
 MACHINE = ("time/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
@@ -38,50 +34,9 @@ class Killed(BaseException):
     """Stands for a kill: nothing of ours catches it."""
 
 
-class Local:
-    """A fleet or a gang of one worker."""
-
-    restarts = 0
-
-    def __init__(self, worker, size=1):
-        self.worker, self.size = worker, size
-
-    def __len__(self):
-        return self.size
-
-    def map(self, method, items):
-        return [getattr(self.worker, method)(*item) for item in items]
-
-    scatter = map
-
-    def broadcast(self, method, *args):
-        getattr(self.worker, method)(*args)
-
-    def first(self, method, *args):
-        return getattr(self.worker, method)(*args)
-
-    def close(self):
-        if isinstance(self.worker, Scorer):
-            self.worker.close()
-
-
-def start_local(config: RunConfig, model_path: Path) -> Fleets:
-    updates = config.steps * config.learner.num_minibatches
-    return Fleets(
-        Local(RolloutWorker(str(model_path), max_num_seqs=config.rollout.max_num_seqs), config.rollout.num_workers),
-        Local(Scorer(**scorer_arguments(config)), config.reward.num_workers),
-        Local(Learner(config.learner, str(model_path), updates, config.rollout.temperature, config.rollout.max_tokens)),
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_fleets() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Fleets, "start", start_local)
-        patch.setattr(fleets, "warm_start", lambda *args: None)  # `starting_point` then does it in this process
-        patch.setattr(runtime, "start", lambda cpus, gpu_shares: None)
-        patch.setattr(runtime, "stop", lambda: None)
-        yield
+@pytest.fixture
+def tiny(tiny):
+    return lambda *overrides: tiny("in_process=true", *overrides)
 
 
 def curve(run_dir: Path) -> list[dict]:
@@ -96,7 +51,7 @@ def answers(run_dir: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> RunConfig:
     """A run from start to end."""
-    config = load_config(TINY, [f"output_dir={tmp_path_factory.mktemp('reference')}"])
+    config = load_config(TINY, ["in_process=true", f"output_dir={tmp_path_factory.mktemp('reference')}"])
     train(config)
     return config
 
@@ -104,7 +59,7 @@ def reference(tmp_path_factory) -> RunConfig:
 @pytest.fixture
 def again(reference, tmp_path) -> RunConfig:
     """The reference's run, not begun yet but for its starting point."""
-    config = load_config(TINY, [f"output_dir={tmp_path}"])
+    config = load_config(TINY, ["in_process=true", f"output_dir={tmp_path}"])
     shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
     return config
 
@@ -368,7 +323,7 @@ def with_plugin(reference, tmp_path, monkeypatch):
         (tmp_path / "mine.py").write_text(PLUGINS)
         recipe = yaml.safe_load(TINY.read_text())
         recipe["reward"]["functions"] = [{"name": "math"}, {"name": name, "function": f"mine.py:{name}", "weight": 0.5}]
-        recipe |= {"output_dir": str(tmp_path / "runs"), "steps": 2}
+        recipe |= {"output_dir": str(tmp_path / "runs"), "steps": 2, "in_process": True}
         (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
         found = load_config(tmp_path / "recipe.yaml")
         shutil.copytree(reference.run_dir / "initial", found.run_dir / "initial")
@@ -405,7 +360,7 @@ def test_a_plug_in_that_fails_at_the_first_answers_is_named_too(with_plugin):
 
 
 def test_the_command_refuses_bad_data_and_a_foreign_folder_in_one_line(tiny, capsys, tmp_path):
-    arguments = ["--config", str(TINY), f"output_dir={tmp_path / 'runs'}"]
+    arguments = ["--config", str(TINY), "in_process=true", f"output_dir={tmp_path / 'runs'}"]
     assert main([*arguments, "data.max_prompt_tokens=2"]) == 2
     assert "error: data.train: row 0: the prompt has" in capsys.readouterr().err
     assert main([*arguments, "data.max_prompt_tokens=3"]) == 2, "nothing was computed: the folder is free"
@@ -443,7 +398,7 @@ OTHERS = {
 @pytest.fixture(scope="module", params=OTHERS.values(), ids=OTHERS)
 def other(request, reference, tmp_path_factory) -> RunConfig:
     """A run of another algorithm, from the reference's starting point."""
-    config = load_config(TINY, [f"output_dir={tmp_path_factory.mktemp('other')}", *request.param])
+    config = load_config(TINY, ["in_process=true", f"output_dir={tmp_path_factory.mktemp('other')}", *request.param])
     shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
     train(config)
     return config
@@ -487,7 +442,7 @@ def test_other_algorithms_leave_documented_metrics_and_resume_exactly(other, tmp
 
 
 def test_run_ppo_refuses_a_recipe_without_a_critic_and_runs_one_with(reference, tiny, capsys, tmp_path):
-    arguments = ["--config", str(TINY), f"output_dir={tmp_path / 'runs'}", "steps=1"]
+    arguments = ["--config", str(TINY), "in_process=true", f"output_dir={tmp_path / 'runs'}", "steps=1"]
     assert ppo_main(arguments) == 2
     assert "algorithm = 'grpo' has no critic" in capsys.readouterr().err
     shutil.copytree(reference.run_dir / "initial", tmp_path / "runs" / "tiny" / "initial")

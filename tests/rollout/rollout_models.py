@@ -17,7 +17,7 @@ CONTEXT = 128
 
 
 @torch.no_grad()
-def policy(kind: str = "hybrid", seed: int = 0) -> HybridForCausalLM:
+def policy(kind: str = "hybrid", seed: int = 0, layers: int = 2) -> HybridForCausalLM:
     """fp32, eval mode.
 
     Args:
@@ -28,7 +28,7 @@ def policy(kind: str = "hybrid", seed: int = 0) -> HybridForCausalLM:
     config = hybrid_config(
         vocab_size=VOCAB,
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         linear_num_heads=2,
         linear_head_dim=8,
