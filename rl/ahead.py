@@ -59,7 +59,7 @@ class Ahead:
             )
         return batch
 
-    def save(self, file: Path) -> None:
+    def save(self, folder: Path) -> None:
         """Waits for all that was asked for, and writes the batches that were sampled and not taken, if there are any.
 
         Where sampling failed, they end there.
@@ -70,15 +70,15 @@ class Ahead:
                 break
             ready.append(batch.result())
         if ready:
-            save_batches(ready, file)
+            save_batches(ready, folder)
 
-    def load(self, file: Path, step: int, problems: Sequence[EncodedPrompt]) -> None:
+    def load(self, folder: Path, step: int, problems: Sequence[EncodedPrompt]) -> None:
         """Goes on after `step`, with what `save` wrote.
 
         Batches missing there, because sampling had failed, will be sampled by the newest weights.
         """
         self._asked = step
-        for batch in load_batches(file, problems) if file.exists() else []:
+        for batch in load_batches(folder, problems):
             self._asked += 1
             self._batches.append(Future())
             self._batches[-1].set_result(batch)

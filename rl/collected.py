@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from pydantic import TypeAdapter
+import numpy as np
+from pydantic import ConfigDict, TypeAdapter
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from deltarl.rl.data import EncodedPrompt
 from deltarl.rl.episodes import Episodes
+from deltarl.rollout.outputs import RoutedExperts
 
 
 @dataclass(frozen=True)
@@ -24,24 +29,68 @@ class Collected:
     """Time of each phase."""
 
 
-_BATCHES = TypeAdapter(list[Collected])
+TOKENS_FILE, REST_FILE = "batches.safetensors", "batches.json"
+PER_TOKEN = {
+    "token_ids": np.int64,
+    "logprobs": np.float64,
+    "sampling_logprobs": np.float64,
+    "weight_versions": np.int64,
+}
+_REST = TypeAdapter(list[Collected], config=ConfigDict(arbitrary_types_allowed=True, ser_json_inf_nan="constants"))
 
 
-def save_batches(batches: Sequence[Collected], file: Path) -> None:
-    """Writes batches as JSON, every number exactly; what the verifier parsed, which nobody asks for later, is left
-    out."""
-    file.write_bytes(_BATCHES.dump_json([_without_trees(batch) for batch in batches]))
+def save_batches(batches: Sequence[Collected], folder: Path) -> None:
+    """Writes what is needed to learn from the batches, every number exactly: of their tokens as tensors, else as JSON.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for i, batch in enumerate(batches):
+        answers = [answer for group in batch.episodes.groups for answer in group.outputs]
+        arrays[f"{i}/lengths"] = np.array([len(answer.token_ids) for answer in answers])
+        for name, dtype in PER_TOKEN.items():
+            arrays[f"{i}/{name}"] = np.concatenate([np.array(getattr(answer, name), dtype) for answer in answers])
+        for j, answer in enumerate(answers):
+            if answer.routed_experts is not None:
+                arrays |= {f"{i}/{j}/{part}": x for part, x in answer.routed_experts._asdict().items()}
+    try:
+        save_file(arrays, folder / TOKENS_FILE)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    (folder / REST_FILE).write_bytes(_REST.dump_json([_rest(batch) for batch in batches]))
 
 
-def load_batches(file: Path, problems: Sequence[EncodedPrompt]) -> list[Collected]:
-    """What `save_batches` wrote, of these training problems."""
-    found = _BATCHES.validate_json(file.read_bytes())
-    return [replace(b, episodes=replace(b.episodes, prompts=[problems[i] for i in b.problems])) for b in found]
+def load_batches(folder: Path, problems: Sequence[EncodedPrompt]) -> list[Collected]:
+    """What `save_batches` wrote, of these training problems; nothing, if it wrote nothing there."""
+    if not (folder / REST_FILE).exists():
+        return []
+    arrays, batches = load_file(folder / TOKENS_FILE), []
+    for i, batch in enumerate(_REST.validate_json((folder / REST_FILE).read_bytes())):
+        ends = np.cumsum(arrays[f"{i}/lengths"])[:-1]
+        columns = {name: np.split(arrays[f"{i}/{name}"], ends) for name in PER_TOKEN}
+        answers = iter(
+            {name: parts[j].tolist() for name, parts in columns.items()} | {"routed_experts": _experts(arrays, i, j)}
+            for j in range(len(ends) + 1)
+        )
+        groups = [replace(g, outputs=[replace(a, **next(answers)) for a in g.outputs]) for g in batch.episodes.groups]
+        episodes = replace(batch.episodes, groups=groups, prompts=[problems[p] for p in batch.problems])
+        batches.append(replace(batch, episodes=episodes))
+    return batches
 
 
-def _without_trees(batch: Collected) -> Collected:
-    """The batch without prompts either, which are those of its problems."""
+def _rest(batch: Collected) -> Collected:
+    """The batch without what is per token, its prompts, which are those of its problems, and what the verifier parsed,
+    which nobody asks for later."""
+    bare: dict[str, Any] = {name: [] for name in PER_TOKEN} | {"routed_experts": None}
+    groups = [replace(g, outputs=[replace(a, **bare) for a in g.outputs]) for g in batch.episodes.groups]
     report = batch.episodes.report
     if report.verdicts is not None:
         report = replace(report, verdicts=[replace(v, pred=None, gold=None) for v in report.verdicts])
-    return replace(batch, episodes=replace(batch.episodes, prompts=[], report=report))
+    return replace(batch, episodes=replace(batch.episodes, prompts=[], groups=groups, report=report))
+
+
+def _experts(arrays: dict[str, np.ndarray], batch: int, answer: int) -> RoutedExperts | None:
+    if f"{batch}/{answer}/prompt" not in arrays:
+        return None
+    return RoutedExperts(*(arrays[f"{batch}/{answer}/{part}"] for part in RoutedExperts._fields))

@@ -36,7 +36,7 @@ from deltarl.rollout.rng import derive_seed
 log = logging.getLogger(__name__)
 
 PTX_STREAM = -3  # keeps the order of the solutions apart from other random numbers, as evaluate.EVAL_STREAM does
-DRAW_FILE, BATCHES_FILE = "draw.json", "batches.json"
+DRAW_FILE = "draw.json"
 SCORE = "eval/pass@1"  # what makes one checkpoint better than another
 
 
@@ -59,7 +59,8 @@ class Loop:
         self.draw = problems.draw(config, success)
         collector = Collector(config, problems.train, *stages, self.draw)
         staleness = config.rollout.max_staleness
-        self.ahead = Ahead(collector.collect, staleness, config.steps, in_thread=staleness > 0)
+        in_thread = staleness > 0 and not config.in_process
+        self.ahead = Ahead(collector.collect, staleness, config.steps, in_thread)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
         self.tokens_total, self.restarts_before = 0.0, 0.0
         self.beta, self.updates = config.learner.beta, config.learner.num_minibatches
@@ -221,7 +222,7 @@ class Loop:
         try:
             folder = self.store.begin()
             self.tokenizer.save_pretrained(folder)
-            self.ahead.save(folder / BATCHES_FILE)  # first: until all is sampled, the draw goes on
+            self.ahead.save(folder)  # first: until all is sampled, the draw goes on
             self.draw.save(folder / DRAW_FILE)
             self.fleets.learner.broadcast("save", folder, partial(self.store.complete, folder, step, state, score))
             self.saved_step = step
@@ -254,7 +255,7 @@ class Loop:
         self.restarts_before, self.beta = state["restarts"], state["beta"]
         self.updates = int(state["updates"])
         self.draw.load(checkpoint / DRAW_FILE)
-        self.ahead.load(checkpoint / BATCHES_FILE, int(state["step"]), self.problems.train)
+        self.ahead.load(checkpoint, int(state["step"]), self.problems.train)
         self.fleets.learner.broadcast("load", checkpoint.resolve())
         self._publish()
         return int(state["step"]) + 1
