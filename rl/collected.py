@@ -1,18 +1,20 @@
 """The batch of one step: answers with their scores, and which of them to learn from."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from deltarl.reward.rewards import ScoreReport
+from deltarl.reward.verdict import DecidedBy, Reason, Verdict, VerdictKind
 from deltarl.rl.data import EncodedPrompt
 from deltarl.rl.episodes import Episodes
-from deltarl.rollout.outputs import RoutedExperts
+from deltarl.rollout.outputs import CompletionOutput, RequestOutput, RoutedExperts
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ PER_TOKEN = {
     "sampling_logprobs": np.float64,
     "weight_versions": np.int64,
 }
-_REST = TypeAdapter(list[Collected], config=ConfigDict(arbitrary_types_allowed=True, ser_json_inf_nan="constants"))
 
 
 def save_batches(batches: Sequence[Collected], folder: Path) -> None:
@@ -58,7 +59,7 @@ def save_batches(batches: Sequence[Collected], folder: Path) -> None:
         save_file(arrays, folder / TOKENS_FILE)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    (folder / REST_FILE).write_bytes(_REST.dump_json([_rest(batch) for batch in batches]))
+    (folder / REST_FILE).write_text(json.dumps([asdict(_rest(batch)) for batch in batches]))
 
 
 def load_batches(folder: Path, problems: Sequence[EncodedPrompt]) -> list[Collected]:
@@ -66,28 +67,46 @@ def load_batches(folder: Path, problems: Sequence[EncodedPrompt]) -> list[Collec
     if not (folder / REST_FILE).exists():
         return []
     arrays, batches = load_file(folder / TOKENS_FILE), []
-    for i, batch in enumerate(_REST.validate_json((folder / REST_FILE).read_bytes())):
+    for i, batch in enumerate(json.loads((folder / REST_FILE).read_text())):
         ends = np.cumsum(arrays[f"{i}/lengths"])[:-1]
         columns = {name: np.split(arrays[f"{i}/{name}"], ends) for name in PER_TOKEN}
         answers = iter(
             {name: parts[j].tolist() for name, parts in columns.items()} | {"routed_experts": _experts(arrays, i, j)}
             for j in range(len(ends) + 1)
         )
-        groups = [replace(g, outputs=[replace(a, **next(answers)) for a in g.outputs]) for g in batch.episodes.groups]
-        episodes = replace(batch.episodes, groups=groups, prompts=[problems[p] for p in batch.problems])
-        batches.append(replace(batch, episodes=episodes))
+        episodes = batch["episodes"]
+        episodes["prompts"] = [problems[p] for p in batch["problems"]]
+        episodes["groups"] = [
+            RequestOutput(
+                **group | {"outputs": [CompletionOutput(**answer | next(answers)) for answer in group["outputs"]]}
+            )
+            for group in episodes["groups"]
+        ]
+        report = episodes["report"]
+        if report["verdicts"] is not None:
+            report["verdicts"] = [_verdict(**verdict) for verdict in report["verdicts"]]
+        batches.append(Collected(**batch | {"episodes": Episodes(**episodes | {"report": ScoreReport(**report)})}))
     return batches
 
 
 def _rest(batch: Collected) -> Collected:
     """The batch without what is per token, its prompts, which are those of its problems, and what the verifier parsed,
     which nobody asks for later."""
-    bare: dict[str, Any] = {name: [] for name in PER_TOKEN} | {"routed_experts": None}
+    bare: dict[str, Any] = dict.fromkeys([*PER_TOKEN, "routed_experts"])
     groups = [replace(g, outputs=[replace(a, **bare) for a in g.outputs]) for g in batch.episodes.groups]
     report = batch.episodes.report
     if report.verdicts is not None:
         report = replace(report, verdicts=[replace(v, pred=None, gold=None) for v in report.verdicts])
     return replace(batch, episodes=replace(batch.episodes, prompts=[], groups=groups, report=report))
+
+
+def _verdict(kind: str, reason: str | None, decided_by: str | None, **rest: Any) -> Verdict:
+    return Verdict(
+        kind=VerdictKind(kind),
+        reason=None if reason is None else Reason(reason),
+        decided_by=None if decided_by is None else DecidedBy(decided_by),
+        **rest,
+    )
 
 
 def _experts(arrays: dict[str, np.ndarray], batch: int, answer: int) -> RoutedExperts | None:
