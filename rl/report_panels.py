@@ -140,6 +140,18 @@ PANELS = (
         y_title="seconds",
         stacked=True,
     ),
+    Panel(
+        "Waiting and staleness",
+        "Seconds of a step in which one side had nothing to do. rollout.max_staleness trades them for older answers.",
+        {
+            "time/wait_rollout": Line("learner waits for answers", AMBER),
+            "time/wait_learner": Line("samplers wait for weights", BLUE),
+            "time/step": Line("the whole step", GREY, "dot"),
+            "staleness/mean": Line("staleness", ROSE, right=True),
+        },
+        y_title="seconds",
+        right_title="versions",
+    ),
 )
 WARM_START = Panel(
     "Supervised warm start",

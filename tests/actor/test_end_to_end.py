@@ -81,7 +81,11 @@ def test_a_run_leaves_a_curve_checkpoints_and_a_report(reference):
     assert (reference.run_dir / "report.html").is_file()
 
 
-def test_a_rollout_worker_killed_in_the_middle_changes_nothing_but_the_count(reference, again, monkeypatch):
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_a_rollout_worker_killed_in_the_middle_changes_nothing_but_the_count(again, monkeypatch, max_staleness):
+    ahead = f"rollout.max_staleness={max_staleness}"
+    alone = again(ahead, "in_process=true", "name=alone")
+    train(alone)
     pids: list[int] = []
     start, collect = Fleets.start, Collector.collect
 
@@ -97,10 +101,11 @@ def test_a_rollout_worker_killed_in_the_middle_changes_nothing_but_the_count(ref
 
     monkeypatch.setattr(Fleets, "start", start_and_look)
     monkeypatch.setattr(Collector, "collect", collect_under_fire)
-    config = again()
+    config = again(ahead)
     train(config)
-    assert curve(config) == curve(reference)
+    assert curve(config) == curve(alone)
     assert rows(config)[-1]["worker/restarts"] == 1
+    assert rows(config)[-1]["staleness/max"] == max_staleness
 
 
 @pytest.mark.timeout(600)  # two runs, of which the first has a Python of its own to start
