@@ -66,9 +66,10 @@ class Ahead:
         """
         ready = []
         for batch in self._batches:
-            if batch.exception() is not None:
-                break
-            ready.append(batch.result())
+            try:
+                ready.append(batch.result())
+            except Exception:
+                break  # `take` will raise it
         if ready:
             save_batches(ready, folder)
 

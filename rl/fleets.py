@@ -10,7 +10,7 @@ from deltarl.actor.gang import Gang
 from deltarl.actor.host import WorkerSpec
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.rl.config import RunConfig
-from deltarl.rl.in_process import InProcess, workers
+from deltarl.rl.in_process import InProcess
 from deltarl.rl.learner import Learner
 from deltarl.rl.sft_progress import SFTProgress
 from deltarl.rl.warm_start import WarmStart
@@ -26,8 +26,6 @@ class Fleets:
     @classmethod
     def start(cls, config: RunConfig, model_path: Path) -> "Fleets":
         """Starts every actor of the run; they take over the model from `model_path`."""
-        if config.in_process:
-            return cls(*workers(config, model_path, scorer_arguments(config)))
         path = str(model_path.resolve())
         rollout, learner = config.rollout, config.learner
         sampler = WorkerSpec(
@@ -52,6 +50,9 @@ class Fleets:
             num_gpus=learner.num_gpus,
             num_threads=learner.num_threads,
         )
+        if config.in_process:
+            samplers, scorers = InProcess(sampler, rollout.num_workers), InProcess(scorer, config.reward.num_workers)
+            return cls(samplers, scorers, InProcess(rank))
         # First of all: ranks need a GPU each, and workers that came before might leave them no two.
         ranks = Gang("learner", rank, learner.num_ranks)
         return cls(

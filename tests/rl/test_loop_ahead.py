@@ -151,8 +151,9 @@ def test_the_curve_does_not_depend_on_who_is_faster(straight, make, thread, monk
     assert (waited["learner"] > waited["rollout"]) == (slow == "learner")
 
 
-MOMENTS = KILLS | {
-    "before a batch is sampled": (Collector, "collect", lambda self, step: step == 6, False),
+MOMENTS = {name: KILLS[name] for name in ("before a checkpoint is renamed", "between update and publishing")} | {
+    "between the rows and the checkpoint": (MetricsWriter, "log", lambda self, step, row: step == 4, True),
+    "before a batch is sampled, a checkpoint under way": (Collector, "collect", lambda self, step: step == 6, False),
     "when a batch is sampled": (Collector, "collect", lambda self, step: step == 5, True),
     "when the batches of a checkpoint are written": (Ahead, "save", lambda self, folder: self._asked == 6, True),
 }
