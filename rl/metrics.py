@@ -94,12 +94,18 @@ METRICS: dict[str, MetricDoc] = {
     "clip/frac_low": MetricDoc("Tokens clipped at the lower end, advantage negative", "fraction", "Policy"),
     "clip/frac_high": MetricDoc("Tokens clipped at the upper end, advantage positive", "fraction", "Policy"),
     "clip/frac_corrected": MetricDoc("Tokens whose off-policy correction met a bound", "fraction", "Policy"),
-    "ratio/mean": MetricDoc("Mean importance ratio of the policy to the policy before the update", "ratio", "Policy"),
+    "ratio/mean": MetricDoc(
+        "Mean importance ratio of the policy to the one before the update (without learner.correction: that sampled)",
+        "ratio",
+        "Policy",
+    ),
     "ratio/max": MetricDoc("Largest importance ratio", "ratio", "Policy"),
     "mismatch/logprob_abs_mean": MetricDoc("Mean absolute log-prob difference, sampler to learner", "nats", "Mismatch"),
     "mismatch/logprob_abs_max": MetricDoc("Largest log-prob difference, sampler to learner", "nats", "Mismatch"),
-    "mismatch/k3": MetricDoc("k3 estimate of KL(sampler, learner) at the same weights", "nats", "Mismatch"),
-    "mismatch/kl": MetricDoc("k1 estimate of KL(sampler, learner) at the same weights", "nats", "Mismatch"),
+    "mismatch/k3": MetricDoc(
+        "k3 estimate of KL(sampler, learner): at the same weights, or as far as samplers are behind", "nats", "Mismatch"
+    ),
+    "mismatch/kl": MetricDoc("k1 estimate of the same", "nats", "Mismatch"),
     "mismatch/ratio_max": MetricDoc("Largest probability ratio of a token, learner to sampler", "ratio", "Mismatch"),
     "mismatch/ess": MetricDoc(
         "Effective sample size under the ratios learner to sampler, as a share of the tokens", "fraction", "Mismatch"

@@ -175,7 +175,7 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(straight, make
 
 
 @pytest.mark.parametrize("name", sorted(SWITCHES.keys() - {"two ahead"}))
-def test_every_kind_of_run_resumes_with_the_batches_it_had(straight, make, monkeypatch, name):
+def test_every_kind_of_run_resumes_with_the_batches_it_had(straight, make, thread, monkeypatch, name):
     config = make(*SWITCHES[name])
     with monkeypatch.context() as patch:
         kill_when(patch, MetricsWriter, "log", lambda self, step, row: step == 5, True)
