@@ -105,7 +105,7 @@ PANELS = (
     ),
     Panel(
         "Sampler against learner",
-        "The same token scored by both, at the same weights unless samplers are ahead. Zeros have no place on the axis.",
+        "The same token scored by both, at the same weights unless samplers are ahead. Zeros have no place there.",
         {
             "mismatch/logprob_abs_max": Line("largest", ROSE),
             "mismatch/logprob_abs_mean": Line("mean", BLUE),
