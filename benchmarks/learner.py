@@ -36,7 +36,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=16, help="of a step (default %(default)s)")
     parser.add_argument("--generations", type=int, default=8, help="answers to a prompt (default %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=128, help="longest answer (default %(default)s)")
-    parser.add_argument("--micro-batch", type=int, nargs="+", default=[16], help="TRL's, answers; the fastest counts")
+    parser.add_argument(
+        "--micro-batch", type=int, nargs="+", default=[16], help="answers of a pass of TRL; each is run"
+    )
+    parser.add_argument(
+        "--micro-tokens", type=int, nargs="+", default=[8192], help="tokens of a pass of ours, likewise"
+    )
     parser.add_argument("--sides", nargs="+", choices=LABELS, default=list(LABELS), help="default: all")
     parser.add_argument("--out", type=Path, help="write every step's times and the machine's description as JSON")
     return parser.parse_args()
@@ -51,9 +56,9 @@ def main() -> None:
         shape = (args.size, args.prompts, args.generations, args.max_tokens, args.steps)
         for turn in range(args.rounds):
             for side in args.sides:
-                for micro_batch in args.micro_batch if side != "deltarl" else [0]:
+                for micro_batch in args.micro_tokens if side == "deltarl" else args.micro_batch:
                     Answers(*shape, micro_batch, args.device).save(folder)
-                    key = f"{side} {micro_batch}" if micro_batch else side
+                    key = f"{side} {micro_batch}"
                     print(f"round {turn + 1} of {args.rounds}: {key}", file=sys.stderr, flush=True)
                     found.setdefault(key, []).append(run_side(side, folder, args.threads, args.device))
         tokens = Answers.load(folder).tokens
@@ -88,20 +93,21 @@ def table(found: dict[str, list[Measured]], tokens: int, parameters: int, matmul
     lines = [
         f"{tokens:,} tokens a step, {parameters:,} parameters without the embedding",
         "",
-        "| side (answers a pass) | update s (range) | tokens/s | CPU s | peak MiB | MFU | deltarl faster by |",
+        "| side (of a pass: answers, tokens) | update s (range) | tokens/s | CPU s | peak MiB | MFU | slower by |",
         "|---|---|---|---|---|---|---|",
     ]
-    ours = _seconds(found["deltarl"]) if "deltarl" in found else None
+    ours = min((_seconds(turns) for key, turns in found.items() if key.startswith("deltarl")), default=None)
     for key, turns in found.items():
         side, _, micro_batch = key.partition(" ")
-        label = f"{LABELS[side]} ({micro_batch})" if micro_batch else LABELS[side]
         seconds, every = _seconds(turns), [s for m in turns for s in m.seconds]
         cpu = statistics.median(m.cpu_seconds / len(m.seconds) for m in turns)
         mfu = f"{6 * parameters * tokens / seconds / matmul_flops:.0%}" if matmul_flops else "-"
         ratio = f"{seconds / ours:.1f}x" if ours else "-"
+        span = f"{min(every):.3f}-{max(every):.3f}"
+        peak = max(m.peak_bytes for m in turns) / 2**20
         lines.append(
-            f"| {label} | {seconds:.3f} ({min(every):.3f}-{max(every):.3f}) | {tokens / seconds:,.0f} | {cpu:.2f} "
-            f"| {max(m.peak_bytes for m in turns) / 2**20:,.0f} | {mfu} | {ratio} |"
+            f"| {LABELS[side]} ({micro_batch}) | {seconds:.3f} ({span}) | {tokens / seconds:,.0f} | {cpu:.2f} "
+            f"| {peak:,.0f} | {mfu} | {ratio} |"
         )
     return lines
 

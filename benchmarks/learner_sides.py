@@ -61,10 +61,9 @@ class Clock:
 
 
 def run_deltarl(folder: Path, work: Answers) -> Measured:
-    """`Learner.update` on the answers, packed into micro-batches of 8,192 tokens."""
-    config = LearnerConfig(
-        learning_rate=work.learning_rate, warmup_steps=0, adam_beta2=0.999, epsilon=0.2, epsilon_high=0.2
-    )
+    """`Learner.update` on the answers, packed into micro-batches."""
+    clipping = {"epsilon": 0.2, "epsilon_high": 0.2, "max_tokens_per_micro_batch": work.micro_batch}
+    config = LearnerConfig(learning_rate=work.learning_rate, warmup_steps=0, adam_beta2=0.999, **clipping)
     learner = Learner(config, str(folder), total_updates=work.steps + 1, temperature=1.0)
     rows = work.rows()
     rewards = np.array([reward for _, _, reward in rows]).reshape(-1, work.generations)

@@ -32,7 +32,7 @@ class Answers:
     steps: int
     """Measured steps, on the same answers; one more is done first and not counted."""
     micro_batch: int
-    """Answers that TRL takes through the model at once."""
+    """Answers that TRL takes through the model at once; tokens on our side, whose passes are packed."""
     device: str
     learning_rate: float = 1e-5
 

@@ -29,9 +29,10 @@ def save_model(
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = ["KimiLinearForCausalLM"]
-    model.config.dtype = model.dtype
+    weights = dict(model.state_dict() if state_dict is None else state_dict)
+    model.config.dtype = weights["lm_head.weight"].dtype  # the model may hold them in another
     model.config.save_pretrained(folder)
-    save_torch_state_dict(dict(model.state_dict() if state_dict is None else state_dict), folder)
+    save_torch_state_dict(weights, folder)
 
 
 def load_model(path: str | PathLike[str], dtype: torch.dtype | None = None) -> HybridForCausalLM:
@@ -39,7 +40,7 @@ def load_model(path: str | PathLike[str], dtype: torch.dtype | None = None) -> H
 
     Args:
         path: folder with `config.json` and `*.safetensors`.
-        dtype: of the weights; as stored if None. `A_log`, `dt_bias` and the router bias stay fp32.
+        dtype: of the weights; as stored if None. `A_log`, `dt_bias` and the router bias are fp32, whatever is stored.
 
     Raises:
         FileNotFoundError: no such folder, config or weights.
@@ -59,8 +60,7 @@ def load_model(path: str | PathLike[str], dtype: torch.dtype | None = None) -> H
     for file in files:
         weights.update(load_file(file))
     weights = {_released_name(name, config): x for name, x in weights.items()}
-    if dtype is not None:
-        weights = {name: x.float() if name.endswith(KEEP_FP32) else x.to(dtype) for name, x in weights.items()}
+    weights = {name: x.float() if name.endswith(KEEP_FP32) else x.to(dtype or x.dtype) for name, x in weights.items()}
     with torch.device("meta"):
         model = HybridForCausalLM(config)
     _check(model, weights, folder)

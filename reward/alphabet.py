@@ -18,7 +18,8 @@ CONSTANTS = {
 
 COMMAND_OPS = {
     "cdot": "*", "times": "*", "bullet": "*", "div": "/", "frac": "frac", "dfrac": "frac", "tfrac": "frac",
-    "cfrac": "frac", "binom": "binom", "dbinom": "binom", "tbinom": "binom", "over": "over", "choose": "choose",
+    "cfrac": "frac", "nicefrac": "frac", "sfrac": "frac",
+    "binom": "binom", "dbinom": "binom", "tbinom": "binom", "over": "over", "choose": "choose",
     "cup": "cup", "bigcup": "cup", "in": "in", "pm": "pm", "mp": "mp", "lbrace": r"\{", "rbrace": r"\}",
     "{": r"\{", "}": r"\}", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lgroup": "(", "rgroup": ")",
     "lfloor": "lfloor", "rfloor": "rfloor", "lceil": "lceil", "rceil": "rceil", "llcorner": "lfloor",
@@ -59,7 +60,9 @@ ACCENTS = "bar|hat|tilde|dot|overline|widehat|widetilde"
 """A letter under one of these is another variable."""
 SAME_ACCENTS = {"overline": "bar", "widehat": "hat", "widetilde": "tilde"}
 
-SHORT_WORDS = frozenset({"yes", "no", "dne", "or", "and", "odd", "for", "all", "any", "pct", "the", "is", "are", "our"})
+SHORT_WORDS = frozenset(
+    {"yes", "no", "dne", "or", "and", "odd", "for", "all", "any", "pct", "the", "is", "are", "our", "to"}
+)
 
 DOMAINS = {
     "R": "real numbers",

@@ -172,7 +172,11 @@ class AnswerParser(BracketParser):
     def with_unit(self, node: Node) -> Node:
         """``node`` with the unit noted inside it, or the one that follows."""
         while self.next.kind in ("text", "currency"):
-            self.note_unit(self.words() if self.next.kind == "text" else self.take().value)
+            words = self.words() if self.next.kind == "text" else self.take().value
+            node, words = multiplied(node, words)
+            if not words:
+                continue
+            self.note_unit(words)
             if self.accept("^"):
                 self.unit = f"{self.unit}^{self.take().value}" if self.next.kind == "num" else self.braced_unit()
             if self.next_is("/") and self.tokens[self.at + 1] in _UNITS_BELOW:
@@ -184,9 +188,7 @@ class AnswerParser(BracketParser):
         unit = self.unit
         if unit is None:
             return node
-        first, _, rest = unit.partition(" ")
-        if first in MULTIPLES:
-            node, unit = product(Num(Fraction(MULTIPLES[first])), scalar(node)), rest
+        node, unit = multiplied(node, unit)
         if unit in _PERCENT_WORDS:
             return percent(scalar(node))
         if not unit:
@@ -252,3 +254,10 @@ class AnswerParser(BracketParser):
         values = [token.value for token in self.tokens[at:]]
         end = next((i for i, value in enumerate(values) if value in (")", "]")), 0)
         return "," in values[:end]
+
+
+def multiplied(node: Node, words: str) -> tuple[Node, str]:
+    """``node`` times the multiple that the words behind it begin with, and the other words: 5 and "million dollars"."""
+    first, _, rest = words.partition(" ")
+    multiple = MULTIPLES.get(first.removesuffix("s"))
+    return (node, words) if multiple is None else (product(Num(Fraction(multiple)), scalar(node)), rest)

@@ -31,28 +31,39 @@ _IN_FORMULA = frozenset("+-*/^_<>!()[]{}≤≥≠±×÷·−√π°²³")
 _OPERATORS = frozenset("+-*/^_<>≤≥≠±×÷·−")
 _NO_MULTIPLES = "dozen|hundred|thousand|million|billion|trillion"
 _MAGNITUDE = re.compile(
-    rf"(?:{_NO_MULTIPLES}|lakh|crore|squared|cubed|factorial|hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|tenths?"
-    r"|hundredths?|thousandths?)s?|(?:times|mod|plus|minus|choose|over|divided by) [$\\(]{0,2}[0-9].*",
+    rf"(?:{_NO_MULTIPLES}|lakh|crore|squared|cubed|to the power(?: of)?|factorial|hal(?:f|ves)|thirds?|quarters?"
+    r"|fourths?|fifths?|tenths?|hundredths?|thousandths?)s?"
+    r"|(?:times|mod|plus|minus|choose|over|divided by) [$\\(]{0,2}[0-9].*",
     re.IGNORECASE,
 )
 _AFTER_FORMULA = re.compile(r"(?:\s|\\[,;:! ]|~|\$|\\\)|\\\])*(?:\\(?:text|mbox|mathrm)\s*\{\s*)?")
 _WORDS = re.compile(r"[A-Za-z]+(?:(?: per |[/^ ]|\s)(?:[$\\(]{0,2})[A-Za-z0-9]+){0,3}")
-_GROUP = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]{0,60})\}(\^\{?[0-9]\}?)?")
+_GROUP = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]{0,60})\}(\$?\^\{?[0-9]\}?)?")
+_POWER_OR_QUOTIENT = re.compile(r"[}$]*[/^]| per ")
 _ENUMERATOR = re.compile(r"\(?(?:[0-9]{1,3}|[A-Za-z]{1,3})\)(?:\s*-)?|[0-9]{1,3}|[A-Za-z]|[-+*>#]")
 _PLAIN = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 _DIGITS_BEFORE = re.compile(r"[0-9][0-9.,]*\Z")
-_DIGITS_AFTER = re.compile(r"[.,]?[0-9]+")
+_DIGITS_AFTER = re.compile(r"[.,:]?[0-9]+")
 _WORDS_OF_UNIT = 4
 _NOTHING_BEFORE = re.compile(r"\s*(?:[^\s\w~\\+\-*/^<>!()\[\]{}≤≥≠±×÷·−√π°²³]|[A-Za-z]{2,}+)(?!\\)")
 """What ends the formula right before a box, read backwards: a sign that is in none, such as $ or =, or a word."""
 _BESIDE, _LONGEST_RELATION = 40, 10
 _SIGNS = tuple("-+*/^−≠≤≥<>±×÷·√")
 _DELIMITER = r"\$|\\[()\[\]]"
+_FUNCTIONS = "sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp"
+_NO_OPERAND = r"\{\s*\}"
 # An operator or relation at the end of one formula, and a box behind it, which begins the next or stands in the text.
 _OPERATOR_OUTSIDE = re.compile(
-    r"(?P<relation>\\(?:neq?|not|leq?|geq?|leqslant|geqslant|lt|gt|ll|gg|pm|mp|times|cdot|div|sqrt)|[≠≤≥<>±×÷·√])"
+    rf"(?P<relation>\\(?:{_FUNCTIONS}|neq?|not|leq?|geq?|leqslant|geqslant|lt|gt|ll|gg|pm|mp|times|cdot|div|sqrt)"
+    rf"|[≠≤≥<>±×÷·√])(?:{_NO_OPERAND})?"
     rf"(?P<gap>[\s~]*(?:{_DELIMITER})(?:[\s~]|{_DELIMITER}|\\[,;:! ])*)$"
-    rf"|(?P<sign>[-+*/^−])(?P<between>(?:[\s~]|\\[,;:! ])*)(?P<first>{_DELIMITER})(?:[\s~]|{_DELIMITER}|\\[,;:! ])*$"
+    rf"|(?P<sign>[-+*/^−])(?:{_NO_OPERAND})?(?P<between>(?:[\s~]|\\[,;:! ])*)(?P<first>{_DELIMITER})"
+    rf"(?:[\s~]|{_DELIMITER}|\\[,;:! ])*$"
+)
+# The same at the beginning of a formula behind it.
+_OPERATOR_BEHIND = re.compile(
+    rf"(?:[ \t~]|{_DELIMITER}|\\[,;:! ])*(?:\$|\\[(\[])\s*"
+    r"(?P<operator>[+*/^_!<>≤≥≠±×÷·]|\\(?:times|cdot|div|pm|mp|leq?|geq?|neq?|lt|gt)(?![A-Za-z]))"
 )
 _BARS = re.compile(r"(?:\\left\s*|\\[lr]?)?\|$|\\[lr]?vert\s*$")
 _BARS_AFTER = re.compile(r"(?:\\right\s*|\\[lr]?)?\||\\[lr]?vert(?![A-Za-z])")
@@ -81,8 +92,11 @@ def with_attachments(text: str, start: int, end: int, content: str) -> str:
     if outside is not None:
         text = text[max(0, outside - _NEAR) : outside] + text[start : end + _NEAR]
         start, end = min(outside, _NEAR), min(outside, _NEAR) + end - start
-    if not alone and _is_between_bars(text, start, end):
-        return f"|{content}|"
+    if not alone:
+        if _is_between_bars(text, start, end):
+            return f"|{content}|"
+        operator = _operator_behind(text, end)
+        text = text if operator is None else text[:end] + text[operator : operator + _NEAR]
     left = _left(text, start)
     before = text[left.begin : start].strip()
     after = ""
@@ -111,7 +125,7 @@ def _operator_outside(text: str, start: int) -> int | None:
 
     A minus in the text is one only where it is stuck to the formula: ``is -$\\boxed{5}$``, but not ``Answer - $...``.
     """
-    tail = text[max(0, start - _BESIDE) : start].rstrip("\\()[]$ ~,;:!")
+    tail = text[max(0, start - _BESIDE) : start].rstrip("\\()[]{}$ ~,;:!")
     if not (tail[-1:] in _SIGNS or (tail[-1:].islower() and "\\" in tail[-_LONGEST_RELATION:])):
         return None  # which is nearly always so
     line = text[max(0, start - _NEAR) : start].rpartition("\n")[2]
@@ -125,6 +139,16 @@ def _operator_outside(text: str, start: int) -> int | None:
     closes = found["first"] in (r"\)", r"\]") or (found["first"] == "$" and _in_formula(before))
     stuck = not found["between"] and (before[-1:].isspace() or before[-1:] in ("(", ":", "="))
     return at + found.end("sign") if closes or (stuck and found["sign"] in "-−") else None
+
+
+def _operator_behind(text: str, end: int) -> int | None:
+    """Where an operator in the next formula stands that applies to the box before ``end``: ``\\boxed{5} $^2$``."""
+    found = _OPERATOR_BEHIND.match(text, end, end + _NEAR)
+    if found is None:
+        return None
+    at = found.start("operator")
+    before = text[text.rfind("\n", 0, end) + 1 : at].rstrip()  # all of the line, as its dollar signs are counted
+    return at if before[-1] != "$" or _in_formula(before) else None
 
 
 def _in_formula(text: str) -> bool:
@@ -156,7 +180,7 @@ def _words(text: str, start: int) -> str:
         rest = text[found.start() + len(words) :]
         single = len(words) == 1 and (words.islower() and re.match(r"[\s.}$]*(?:$|[,;\n])", rest) is None)
         if _changes(words) and not single and words != "in":
-            return "" if re.match(r"[/^]| per ", rest) else rf"\text{{ {words}}}"
+            return "" if _POWER_OR_QUOTIENT.match(rest) else rf"\text{{ {words}}}"
         words = re.sub(r"(?:[^A-Za-z0-9]+[A-Za-z0-9]+|^[A-Za-z0-9]+)$", "", words).removesuffix(" per")
     return ""
 
@@ -252,7 +276,7 @@ def _right(text: str, end: int, left: _Left) -> tuple[str, int]:
         if group and not depth:
             if not _is_unit(group[1]):
                 break
-            kept.append(group.group())
+            kept.append(group.group().replace("$", ""))
             at = stop = group.end()
             continue
         if token == "{":

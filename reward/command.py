@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_verifier_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--marker", choices=MARKERS, default="boxed", help="how completions mark answers (%(default)s)")
     parser.add_argument(
-        "--timeout", type=_positive(float), default=2.0, help="seconds one hard answer may take (%(default)s)"
+        "--timeout", type=_positive(float), default=1.0, help="processor seconds one hard answer may take (%(default)s)"
     )
 
 

@@ -46,6 +46,7 @@ def same_equation(pred: Node, gold: Node, same: Same) -> bool:
         return False
     if pred == gold:
         return True
+    pred, gold = _name_first(pred), _name_first(gold)
     name, values = _assignment(pred)
     gold_name, gold_values = _assignment(gold)
     if not isinstance(gold, Equation):
@@ -65,7 +66,7 @@ def same_equation(pred: Node, gold: Node, same: Same) -> bool:
         if name == gold_name or _functions(name) == _functions(gold_name) != () or _is_graph(name, gold_name):
             return _all_are(values, gold_values[-1], same)
     if isinstance(gold_name, Sym) and not free_symbols(gold.sides[-1]):
-        return _is_turned(pred) and gold_name == pred.sides[-1] and same(pred.sides[0], gold.sides[-1])
+        return False
     if len(pred.sides) == len(gold.sides) == 2 and all(isinstance(s, Scalar) for s in (*pred.sides, *gold.sides)):
         return proportional(difference(pred.sides), difference(gold.sides), same)
     return False
@@ -78,9 +79,12 @@ def _inverse_holds(node: Equation, same: Same) -> bool:
     return all(is_inverse(name, value, same) for name in names for value in values)
 
 
-def _is_turned(node: Equation) -> bool:
-    """``2 = x``."""
-    return len(node.sides) == 2 and is_name(node.sides[-1])
+def _name_first(node: Node) -> Node:
+    """``x = 2`` for ``2 = x``."""
+    match node:
+        case Equation((first, last)) if is_name(last) and not _is_assigned(first):
+            return Equation((last, first))
+    return node
 
 
 def _all_are(values: Sequence[Node], gold: Node, same: Same) -> bool:
@@ -144,8 +148,10 @@ def _is_assigned(node: Node) -> bool:
     match node:
         case Text() | Inverse():
             return True  # a label
-        case Mul((Sym(name), Sym() | Num() as argument)) if is_application(name, argument):
-            return True
+        case Mul(
+            (Sym(name) | Pow(Sym(name), Num(Fraction(numerator=-1, denominator=1))), Sym() | Num() as argument)
+        ) if is_application(name, argument):
+            return True  # f(x), or its inverse
         case Seq("tuple", items):
             return all(_is_assigned(item) for item in items)
     if isinstance(node, Mul) and any(isinstance(part, Sym) and DERIVATIVE_BY in part.name for part in node.factors):

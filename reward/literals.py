@@ -18,11 +18,11 @@ def _number_pattern(separators: str) -> re.Pattern[str]:
     return re.compile(rf"(?:{grouped}|[0-9]+){_FRACTION}?{_POWER_OF_TEN}?|{_FRACTION}{_POWER_OF_TEN}?")
 
 
-NUMBER = _number_pattern(r",\\! ?|,| ?\{, ?\}|\\,| ")
-NUMBER_IN_BRACKETS = _number_pattern(r",\\! ?| ?\{, ?\}|\\,| ")
+NUMBER = _number_pattern(r",\\! ?|,| ?\{, ?\}|\\[, ]|~| ")
+NUMBER_IN_BRACKETS = _number_pattern(r",\\! ?| ?\{, ?\}|\\[, ]|~| ")
 """Between brackets a bare comma separates elements."""
 
-_SEPARATOR = re.compile(r" ?\{, ?\}|\\,|,\\! ?|[ ,]")
+_SEPARATOR = re.compile(r" ?\{, ?\}|\\[, ]|,\\! ?|[ ,~]")
 
 
 def without_separators(literal: str) -> str:

@@ -15,6 +15,7 @@ GREEK_COMMANDS = frozenset([*_SMALL_GREEK, *_CAPITAL_GREEK, "varepsilon", "varth
 
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
 _SUBSCRIPT = re.compile("[₀-₉]+")
+_ROOT_OF_NUMBER = re.compile(r"(?<=[√∛∜])[0-9]+(?:\.[0-9]+)?")
 _VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
 _CIRCLED = re.compile("[①-⑳]{2,}")
 _DOUBLED_COMMAND = re.compile(r"\\{2,}(?=[A-Za-z])")
@@ -29,7 +30,8 @@ _ESCAPES = {"\x0c": r"\f", "\x08": r"\b", "\t": r"\t", "\r": r"\r", "\x07": r"\a
 
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ",
-    "∕": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ",
+    "∕": "/", "⁄": "/",
+    "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ",
     "≤": r"\leq ", "⩽": r"\leq ", "≥": r"\geq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∖": r"\setminus ",
     "°": r"\degree ", "∅": r"\emptyset ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "₹": r"\rupee ", "∠": r"\angle ", "△": r"\triangle ",
@@ -84,6 +86,8 @@ def _to_ascii(text: str) -> str:
     # Before NFKC, which would turn x² into x2 and 1½ into 11/2.
     text = _SUPERSCRIPT.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run.group()) + "}", text)
     text = _SUBSCRIPT.sub(lambda run: "_{" + unicodedata.normalize("NFKC", run.group()) + "}", text)
+    # The sign stands over the whole number, the command before one digit of it.
+    text = _ROOT_OF_NUMBER.sub(lambda number: "{" + number.group() + "}", text)
     text = _VULGAR_FRACTION.sub(_fraction_command, text)
     text = _CIRCLED.sub(lambda run: ",".join(run.group()), text)
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)

@@ -62,13 +62,19 @@ def agree(pred: Node, gold: Node, salt: int = 0) -> bool:
 
 
 def agree_at_all(pred: Node, gold: Node, points: Sequence[Mapping[str, Fraction]]) -> bool | None:
-    """Whether two real scalars agree at every one of some points where both are defined; None if there is none."""
+    """Whether two real scalars agree at every one of some points where both are defined; None if there is none.
+
+    With an absolute value in gold, ``pred`` must be defined wherever gold is: ``\\ln x`` is not ``\\ln |x|``.
+    """
     conclusive = 0
+    needs_domain = contains(gold, Func, frozenset({"abs"}))
     for point in points:
         try:
             if not _agree_at(pred, gold, point, real=True):
                 return False
         except UndefinedError:
+            if needs_domain and _is_defined_at(gold, point):
+                return False
             continue
         conclusive += 1
     return True if conclusive else None
@@ -132,6 +138,15 @@ def _agree_at(pred: Node, gold: Node, point: Mapping[str, Fraction], real: bool)
         if len(differences) > 1 and differences[-2] != 0:
             return bool(differences[-1] < differences[-2] * mp.mpf(10) ** -50)
     return False
+
+
+def _is_defined_at(node: Node, point: Mapping[str, Fraction]) -> bool:
+    """Whether a scalar has a real value there."""
+    try:
+        _Evaluator(point, real=True).value(node)
+    except UndefinedError:
+        return False
+    return True
 
 
 def _rational(value: Fraction) -> Any:

@@ -18,7 +18,7 @@ from deltarl.reward.tree import Equation, Node, Num, Seq, Text, measure, negate,
 
 _PLAIN_NUMBER = re.compile(r"(-?)([0-9]{1,300}(?:\.[0-9]{1,300})?)")
 _PLAIN_FRACTION = re.compile(r"\$?(-?)\\[dt]?frac\{([0-9]{1,300})\}\{([0-9]{1,300})\}\$?")
-_DECIMAL_COMMA = re.compile(r"\$?\s*(-?)([0-9]+),([0-9]+)\s*\$?")
+_DECIMAL_COMMA = re.compile(r"\$?\s*(-?)([0-9]+|[1-9][0-9]{0,2}(?:\.[0-9]{3})+),([0-9]+)\s*\$?")
 _FEW_TOKENS = 16
 """No tree of so few comes near the bounds, so it is not measured: a token makes three levels at most."""
 _CACHED_TREES = 4_096
@@ -39,7 +39,7 @@ def parse_answer(text: str) -> Node:
     plain = _PLAIN_FRACTION.fullmatch(text)
     if plain:
         return _fraction(*plain.groups())
-    word = wording.time_of_day(text) or wording.date(text) or wording.yes_or_no(text)
+    word = wording.time_of_day(text) or wording.date(text) or wording.yes_or_no(text) or wording.without_article(text)
     if word is not None:
         return word
     try:
@@ -114,10 +114,10 @@ def _without_words(tokens: list[Token]) -> list[Token]:
 
 
 def _with_decimal_comma(text: str, node: Node) -> Node:
-    """``3,14`` is a list of two, and may be the number 3.14."""
+    """``3,14`` is a list of two, and may be the number 3.14; so ``1.234,5``, which groups its digits with dots."""
     match = _DECIMAL_COMMA.fullmatch(text)
     if match and isinstance(node, Seq) and node.kind == "list":
-        decimal = number(f"{match[2]}.{match[3]}")
+        decimal = number(f"{match[2].replace('.', '')}.{match[3]}")
         return replace(node, decimal=Num(-decimal.value, decimal.decimals) if match[1] else decimal)
     return node
 

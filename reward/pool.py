@@ -16,6 +16,9 @@ from deltarl.reward.verdict import DecidedBy, VerdictKind
 
 DEFAULT_MEMORY_BYTES = 512 << 20
 
+STARVATION = 5
+"""A verdict must not depend on what else runs on the machine, but nor may a worker that never runs be waited for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -34,7 +37,8 @@ class WorkerPool:
     with the pool's object and with its process, however that ends.
 
     Args:
-        timeout: wall-clock seconds one pair may take, counted from the moment a worker takes it.
+        timeout: processor seconds one pair may take, from the moment a worker takes it. On a machine where the worker
+            does not get its turn, that may be up to ``STARVATION`` times as long by the clock on the wall.
         num_workers: processes. They share most of the 60 MB that sympy takes with the process they are forked from.
         memory_bytes: address space of a worker.
     """
@@ -108,13 +112,16 @@ class WorkerPool:
         started = time.monotonic()
         is_usable, decided_by = False, None
         try:
-            reply = worker.ask({"pred": pred, "gold": gold, "timeout": self.timeout}, self.timeout)
+            request = {"pred": pred, "gold": gold, "timeout": self.timeout}
+            reply = worker.ask(request, STARVATION * self.timeout)
             kind, detail, is_usable = VerdictKind(reply["kind"]), str(reply["detail"]), not reply["last"]
             decided_by = DecidedBy(reply["decided_by"]) if "decided_by" in reply else None
-        except TimeoutError:
-            kind, detail = VerdictKind.TIMEOUT, f"not decided within {self.timeout} s"
         except (EOFError, OSError):
-            kind, detail = VerdictKind.ERROR, "the worker process died"
+            # A worker whose time is up dies, and no earlier than this.
+            if time.monotonic() - started >= self.timeout:
+                kind, detail = VerdictKind.TIMEOUT, f"not decided within {self.timeout} s"
+            else:
+                kind, detail = VerdictKind.ERROR, "the worker process died"
         return Outcome(kind, detail, time.monotonic() - started, decided_by), is_usable
 
 

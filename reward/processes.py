@@ -115,7 +115,7 @@ class ForkServer:
         """End ``worker`` whatever it does, and close its socket. Idempotent."""
         with self._lock:
             if worker in self._workers and worker.pid is not None and worker.control is not None:
-                # If that server died, an idle worker sees its socket close and a busy one meets its CPU limit.
+                # If that server died, an idle worker sees its socket close and a busy one ends when its time is up.
                 with contextlib.suppress(OSError):
                     messages.send_kill(worker.control, worker.pid)
             self._workers.discard(worker)

@@ -26,12 +26,12 @@ _CLAUSE_END = re.compile(
     re.IGNORECASE,
 )
 _DENIED_BEFORE = re.compile(
-    rf"(?:{NOT}|\banything but\b)\s+(?:be\s+|equal\s+(?:to\s+)?|exactly\s+|simply\s+|just\s+)?"
+    rf"(?:{NOT}|\bany\w*(?: \w+)? but\b|\bexcept\b)\s+(?:be\s+|equal\s+(?:to\s+)?|exactly\s+|simply\s+|just\s+)?"
     r"[\s$*(\[{\\\"']*$",
     re.IGNORECASE,
 )
 _DENYING = frozenset(
-    ["not", "never", "neither", "nor", "cannot", "but", "t", "be", "equal", "to", "exactly", "simply", "just"]
+    ["not", "never", "neither", "nor", "cannot", "but", "except", "t", "be", "equal", "to", "exactly", "simply", "just"]
 )
 """What can be the last word of a match; so too below."""
 _DOUBTED_BEFORE = re.compile(r"(?:\b(?:not|never|doubt)|n['’]t)(?:\s+[\w'’]+){0,4}\s+$", re.IGNORECASE)
@@ -48,7 +48,8 @@ _WRONG = (
     r"|(?:not|n['’]t|cannot be|can['’]t be)\s+(?:(?:the\s+)?(?:right|correct|true|valid|answer|solution)|it)\b)"
 )
 _RETRACTION = re.compile(
-    rf"[\s$*)\]}}\"'.,;:!\\-]*(?:text\s*\{{\s*)?(?:{_INTERJECTION}+{_THAT}?{_IS}?|{_THAT}?{_IS}){_WRONG}", re.IGNORECASE
+    rf"[\s$*()\]}}\"'.,;:!\\-]*(?:text\s*\{{\s*)?(?:{_INTERJECTION}+{_THAT}?{_IS}?|{_THAT}?{_IS}){_WRONG}",
+    re.IGNORECASE,
 )
 _ASKED = re.compile(r"[\s$*)\]}]*[?？][\s$*)\]}?!]*\Z")
 _PERHAPS = r"\s*(?:maybe|perhaps|possibly|probably|also|even|else)?"

@@ -40,7 +40,9 @@ REAL_SETS = {
     "set of real numbers": REAL_LINE,
     "set of all real numbers": REAL_LINE,
     "positive real numbers": Interval(ZERO, Const("infinity"), True, True),
+    "all positive real numbers": Interval(ZERO, Const("infinity"), True, True),
     "negative real numbers": Interval(_MINUS_INFINITY, ZERO, True, True),
+    "all negative real numbers": Interval(_MINUS_INFINITY, ZERO, True, True),
 }
 _EXISTENCE = re.compile(r"^(?:there )?(?:is|are|exists?) | exists?$")
 _EMPTY_SETS = frozenset({
@@ -107,7 +109,8 @@ def _unit_in_last_place(rounded: Node, exact: float) -> float:
             return min(unit, _ROUGHLY * abs(exact) or unit)
         case Num(value) if value.denominator == 1 and value:
             digits = str(abs(value.numerator)) if value.numerator.bit_length() < _MOST_BITS else ""
-            return 10.0 ** (len(digits) - len(digits.rstrip("0")))
+            unit = 10.0 ** (len(digits) - len(digits.rstrip("0")))
+            return max(unit / 2, min(unit, _ROUGHLY * abs(exact)))
     return _ROUGHLY * abs(exact)
 
 

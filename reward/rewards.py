@@ -60,7 +60,7 @@ class Scorer:
         self,
         rewards: Sequence[RewardSpec],
         marker: str = "boxed",
-        timeout: float = 1.5,
+        timeout: float = 1.0,
         num_workers: int = 1,
         gold_column: str = "answer",
     ) -> None:

@@ -47,7 +47,8 @@ _LISTED_BEFORE = re.compile(
     r"(?:-?[0-9][0-9./]*[\s$]*,[\s$]*)?)(?P<value>-?[0-9][0-9./]*)[\s$]*(?:,(?:\s*and\b)?|;|&|\band\b)[\s$]*$"
 )
 _CORRECTION = re.compile(
-    r"(?:[\s$.,;:!)*\]}-]|\\[)\]])*(?:(?:no|wait|actually|sorry|oops|correction|hmm|rather|instead|i mean)\b[\s,.:!]*)+"
+    r"(?:[\s$.,;:?!()*\]}-]|\\[)\]])*"
+    r"(?:(?:no|wait|actually|sorry|oops|correction|hmm|rather|instead|i mean)\b[\s,.:!]*)+"
     r"(?:(?:it|that|this|the|correct|right|final|answer|value|result|is|must|should|be|equals?|i|think|mean|so|we|get)\b"
     r"['’s]*[\s:]*)*[\s$(\\]*" + _VALUE,
     re.IGNORECASE,

@@ -12,13 +12,13 @@ from deltarl.reward.scanner import BRACKETS, COMMA, END, FEWEST_LETTERS, LETTER_
 from deltarl.reward.units import CURRENCY_WORDS, PLAIN_SYMBOLS, SYMBOLS
 from deltarl.reward.vocabulary import spelled_number
 
-_WHOLE = re.compile(r"[0-9]+(?![0-9.,{\\ eE(_^snrt])")
+_WHOLE = re.compile(r"[0-9]+(?![0-9.,{\\~ eE(_^snrt])")
 """A number that nothing follows that may belong to it."""
 _PLAIN = re.compile(
     r"[ \t\r\n~$]*+(?:([<>!]=|=[<>]|\*\*|[+\-/|:%=<>!*()\[\]{},;]|\^(?=\{?(?:[0-9A-Za-z+\-(]|\\[dt]?frac))"
     r"|[A-Za-z](?![A-Za-z]|\s?_|\s+[0-9])"
-    r"|[0-9]++(?:\.[0-9]++(?!\())?+"
-    r"(?![.eE_]| ?\{| [0-9]|,(?:[0-9]{3}|\\)|\^\s*\{?\s*(?:\\|[snrt])|\\(?:[,m]|te|rm|overline|bar|dot)|st|nd|rd|th)"
+    r"|[0-9]++(?:\.[0-9]++(?!\())?+(?![.eE_]| ?\{|[ ~][0-9]"
+    r"|,(?:[0-9]{3}|\\)|\^\s*\{?\s*(?:\\|[snrt])|\\(?:[, m]|te|rm|overline|bar|dot)|st|nd|rd|th)"
     r"|\\(?:[A-Za-z]++(?!\s?_|\.|\s*\{\s*(?:d|\\(?:te|ma|rm)))|[{},;!: ]))|)"
 )
 """Spaces, and a token that stands for itself or nothing: where a word, subscript, separator of digits may begin."""

@@ -25,12 +25,12 @@ class Verifier:
     Worker processes start only when an answer needs more than exact arithmetic.
 
     Args:
-        timeout: wall-clock seconds one answer may take in a worker.
+        timeout: processor seconds one answer may take in a worker; see ``WorkerPool``.
         num_workers: worker processes.
         marker: how a completion marks its answer; see ``extract.candidates``.
     """
 
-    def __init__(self, timeout: float = 1.5, num_workers: int = 1, marker: str = "boxed") -> None:
+    def __init__(self, timeout: float = 1.0, num_workers: int = 1, marker: str = "boxed") -> None:
         if marker not in MARKERS:
             raise ValueError(f"unknown answer marker {marker!r}; use one of {', '.join(MARKERS)}")
         self.marker = marker

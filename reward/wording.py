@@ -4,7 +4,8 @@ import re
 from typing import Literal
 
 from deltarl.reward.tree import Clock, Text
-from deltarl.reward.vocabulary import denies
+from deltarl.reward.units import conversion
+from deltarl.reward.vocabulary import denies, names_a_number
 
 _FEWEST_WORDS = 3
 """From here on, what is not mathematics is a sentence: right only where gold is the same one."""
@@ -40,6 +41,7 @@ _INTRODUCTION = re.compile(
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"\s*[A-Za-z][A-Za-z\-]+(?:[ ,]+[A-Za-z\-]+)*\s*:\s*(?=\$|\\[(\[])")
+_WITH_ARTICLE = re.compile(r"\s*(?:an?|the)\s+([a-z]{3,}(?:\s+[a-z]{3,}){0,2})[\s.]*", re.IGNORECASE)
 _YES_OR_NO = re.compile(r"(yes|no)\s*[.,;:]\s+(?:[A-Za-z']+\s+){2}", re.IGNORECASE)
 
 _PROPERTIES = (
@@ -81,6 +83,13 @@ def introduced(text: str) -> str | None:
         return None
     rest = text[match.end() :]
     return None if ":" in rest and match.re is _LABEL else rest
+
+
+def without_article(text: str) -> Text | None:
+    """The ``parabola`` of "a parabola"; not of "a million" or "a meters", where the letter is a number."""
+    match = _WITH_ARTICLE.fullmatch(text)
+    words = match[1].casefold() if match else ""
+    return Text(words) if words and not names_a_number(words) and conversion(words, words) is None else None
 
 
 def yes_or_no(text: str) -> Text | None:

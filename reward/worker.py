@@ -1,12 +1,11 @@
 """The process in which hostile answers meet sympy: forked by ``forkserver``, killed when an answer takes too long."""
 
 import contextlib
-import math
 import os
 import resource
+import signal
 import socket
 import sys
-import time
 from typing import Any
 
 from deltarl.reward import messages
@@ -27,6 +26,7 @@ def serve(connection: socket.socket, memory_bytes: int) -> None:
     decided, and ``last`` after which no more is answered: memory that one item took must not be missing for the next.
     """
     limit(resource.RLIMIT_FSIZE, 0)  # there is nothing to write, ever
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends the process, unless the pool's process ignores it
     requests, replies = connection.makefile("rb"), connection.makefile("wb")
 
     def reply(message: dict[str, Any]) -> None:
@@ -36,8 +36,9 @@ def serve(connection: socket.socket, memory_bytes: int) -> None:
     with contextlib.suppress(ConnectionError):  # the pool is gone
         reply({"pid": os.getpid()})
         while (request := messages.read(requests)) is not None:
-            # The pool's clock comes first. This one ends a busy worker whose pool and server were killed.
-            limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + request["timeout"]) + 1)
+            # The kernel ends the process when its processor time is up: in the middle of whatever, and also where the
+            # pool and the server were killed. A Python handler would wait for the current operation to end.
+            signal.setitimer(signal.ITIMER_PROF, request["timeout"])
             verdict = _judge(request["pred"], request["gold"])
             last = _peak_bytes() > memory_bytes // 2
             reply({**verdict, "last": last})

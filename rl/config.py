@@ -154,8 +154,8 @@ class RewardConfig(Section):
     functions: list[RewardFunctionConfig] = Field(default=[RewardFunctionConfig(name="math")], min_length=1)
     marker: Literal["boxed", "####", "answer_tag", "the_answer_is", "any_marker", "anywhere"] = "boxed"
     """Where the answer stands in a completion."""
-    timeout: PositiveFloat = 1.5
-    """Seconds one verdict may take."""
+    timeout: PositiveFloat = 1.0
+    """Processor seconds one verdict may take."""
     overlong_fraction: float = Field(default=0.0, ge=0, le=1)
     """Punish answers in the last part of rollout.max_tokens, of this share: the reward falls linearly by 1 (DAPO's soft
     overlong punishment, a reward function named overlong); 0 does not."""

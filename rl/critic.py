@@ -16,6 +16,7 @@ from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample
 from deltarl.rl.checkpoint import Write
 from deltarl.rl.config import Sharding
 from deltarl.rl.critic_config import CriticConfig
+from deltarl.rl.master_weights import hold_masters, masters
 from deltarl.rl.objectives.value import value_loss
 from deltarl.rl.optimizer import adamw, lr_schedule
 from deltarl.rl.optimizer_io import load_optimizer, optimizer_snapshot
@@ -92,7 +93,7 @@ class Critic:
     def snapshot(self) -> Write:
         """A copy of weights and optimizer, for a folder of its own in the checkpoint; to be called on every rank."""
         main = self._accelerator.is_main_process
-        state = whole(self.module.state_dict(), keep=main, copy=True)
+        state = whole(self.module.state_dict() | masters(self.module), keep=main, copy=True)
         write_optimizer = optimizer_snapshot(self.module, self.optimizer.optimizer, self._scheduler, {}, keep=main)
 
         def write(folder: Path) -> None:
@@ -108,8 +109,10 @@ class Critic:
 
 
 def own_trunk(model_path: str, device: torch.device) -> HybridForValues:
-    """A critic that starts as a copy of the policy."""
-    return HybridForValues(load_model(model_path).model).to(device)
+    """A critic that starts as a copy of the policy, and learns in fp32."""
+    critic = HybridForValues(load_model(model_path).model)
+    hold_masters(critic)
+    return critic.to(device)
 
 
 def _values(model: Any, batch: PackedBatch) -> Tensor:

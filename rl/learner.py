@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deltarl.kernels.batch_invariant import set_batch_invariant
@@ -25,6 +26,7 @@ from deltarl.rl.config import LearnerConfig
 from deltarl.rl.critic import Critic, own_trunk
 from deltarl.rl.lora import LoRAPolicy
 from deltarl.rl.loss import token_loss
+from deltarl.rl.master_weights import MASTERS, hold_masters, masters
 from deltarl.rl.objectives.aggregation import divisor, token_weights
 from deltarl.rl.objectives.kl import kl_estimate
 from deltarl.rl.objectives.tokens import Tokens
@@ -72,6 +74,8 @@ class Learner:
         self._stored_dtypes = model.stored_dtypes if isinstance(model, HFPolicy) else None
         if config.lora is not None:
             model = LoRAPolicy(model, config.lora, model_path)
+        else:
+            hold_masters(model)
         self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp, *communication(config.sharding)])
         self.reference: Any = None
         if config.beta > 0:
@@ -193,6 +197,9 @@ class Learner:
         policy, main = self._unwrapped(), self.accelerator.is_main_process
         writes = [self._model_snapshot(policy)]
         writes.append(optimizer_snapshot(policy, self.optimizer.optimizer, self.scheduler, self._counters(), keep=main))
+        held = whole(masters(policy), keep=main, copy=True)
+        if held:
+            writes.append(lambda folder: save_file(held, folder / MASTERS))
         if self.reference is not None and self.config.reference_interval:
             write_reference = self._model_snapshot(self.reference)
             writes.append(lambda folder: write_reference(folder / REFERENCE))
@@ -225,11 +232,14 @@ class Learner:
         if isinstance(policy, LoRAPolicy):
             policy.load_adapter(folder)
         else:
-            load_whole(policy, load_policy(folder).state_dict())
+            state = load_policy(folder).state_dict()
+            if masters(policy):
+                state |= load_file(folder / MASTERS)
+            load_whole(policy, state)
         if self.reference is not None and self.config.reference_interval:
             load_whole(self.reference, load_policy(folder / REFERENCE).state_dict())
-        state = load_optimizer(folder, self._unwrapped(), self.optimizer.optimizer, self.scheduler)
-        self.version, self.skipped = state["version"], state["skipped"]
+        counters = load_optimizer(folder, policy, self.optimizer.optimizer, self.scheduler)
+        self.version, self.skipped = counters["version"], counters["skipped"]
         if self.critic is not None:
             self.critic.load(folder)
 
@@ -239,6 +249,7 @@ class Learner:
 
     def _reference_model(self, path: str) -> Any:
         model = load_policy(path).to(self.accelerator.device).eval()
+        model.requires_grad_(False)  # else FSDP wants parameters of one dtype
         return model if self.config.sharding == "none" else join(model, self.accelerator, self.config.sharding)
 
     def _counters(self) -> dict[str, int]:

@@ -24,7 +24,7 @@ OPTIONS = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "ns_
 
 def hidden_matrices(module: nn.Module) -> set[str]:
     """Names of the parameters that are Muon's."""
-    outer = {p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    outer = {p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     for m in module.modules():
         head = m.get_output_embeddings() if isinstance(m, PreTrainedModel) else None
         outer |= set(head.parameters()) if isinstance(head, nn.Module) else set()

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deltarl.rl.checkpoint import Write
+from deltarl.rl.master_weights import plain_name
 from deltarl.rl.sharding import like, whole
 
 TENSORS, STATE = "optimizer.safetensors", "learner_state.json"
@@ -26,7 +27,7 @@ def optimizer_snapshot(
         keep: on the rank that will write. The others only take part where tensors are sharded.
     """
     tensors = {
-        f"{name}|{slot}": value
+        f"{plain_name(name)}|{slot}": value
         for name, p in model.named_parameters()
         for slot, value in optimizer.state.get(p, {}).items()
     }
@@ -43,7 +44,7 @@ def optimizer_snapshot(
 
 def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> dict[str, Any]:
     """Restores what `optimizer_snapshot` wrote; returns the JSON, with the counters."""
-    parameters = dict(model.named_parameters())
+    parameters = {plain_name(name): p for name, p in model.named_parameters()}
     for key, value in load_file(folder / TENSORS).items():
         name, slot = key.split("|")
         p = parameters[name]

@@ -98,7 +98,8 @@ def _model(config: RunConfig, vocab_size: int) -> PreTrainedModel:
         own = {"path", "tokenizer_extra_tokens"}
         return HybridForCausalLM(hybrid_config(vocab_size=vocab_size, **config.model.model_dump(exclude=own)))
     if is_hybrid(path):
-        return HybridForCausalLM(KimiLinearConfig.from_pretrained(path))
+        sizes = KimiLinearConfig.from_pretrained(path)
+        return HybridForCausalLM(sizes).type(sizes.dtype or torch.float32)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
     return model
 
@@ -106,20 +107,21 @@ def _model(config: RunConfig, vocab_size: int) -> PreTrainedModel:
 def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, int]:
     """Lines, and bytes of a learner rank and of a rollout worker without activations."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    learned = weights if isinstance(model, HybridForCausalLM) else 4 * model.num_parameters()  # HFPolicy is in fp32
+    learned = 4 * model.num_parameters()  # in fp32, whatever is stored
+    fixed = weights if isinstance(model, HybridForCausalLM) else learned  # HFPolicy is always in fp32
     parts = {"weights": learned, "gradient": learned} | _optimizer_bytes(config, model, learned)
     if config.learner.lora is not None:
         adapters, adapted = adapter_parameters(model, config.learner.lora)
-        merged = adapted * learned // model.num_parameters()
-        parts = {"weights": learned, "merged matrices": merged, "adapters with gradient and AdamW": 16 * adapters}
+        merged = adapted * fixed // model.num_parameters()
+        parts = {"weights": fixed, "merged matrices": merged, "adapters with gradient and AdamW": 16 * adapters}
     elif config.learner.beta:
-        parts["reference model"] = learned
+        parts["reference model"] = fixed
     if config.learner.baseline == "critic" and config.learner.critic.trunk == "own":
         parts["critic with gradient and AdamW"] = 4 * learned
     if config.learner.sharding != "none":
         # What a rank needs whole at a time: the largest layer, or what is in none, weights and gradient.
         parts = {name: size // config.learner.num_ranks for name, size in parts.items()}
-        parts["one layer put together"] = 2 * _largest_unit(model) * learned // model.num_parameters()
+        parts["one layer put together"] = 2 * 4 * _largest_unit(model)
     rollout = config.rollout
     length = config.data.max_prompt_tokens + rollout.max_tokens
     sequences = min(rollout.max_num_seqs, -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations)
@@ -206,7 +208,7 @@ def _seconds(config: RunConfig, model: PreTrainedModel) -> list[str]:
             f"parameters x (tokens sampled + {passes:g} x tokens learned from) = {flops:.3g} FLOP, if all answers were "
             f"of full length, {without}; divide by what the devices reach"
         ]
-    model = HybridForCausalLM(model.config)
+    model = HybridForCausalLM(model.config).type(model.dtype)
     with _threads(learner.num_threads):
         update = learned * passes / 3 / (_learning_speed(model) * learner.num_ranks)
     sequences = -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations

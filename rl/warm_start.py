@@ -32,6 +32,7 @@ from deltarl.model.policy import is_hybrid, load_trainable
 from deltarl.model.routing import routing_shape
 from deltarl.model.tokenizer import byte_tokenizer
 from deltarl.rl.config import ModelConfig, RunConfig, SFTConfig
+from deltarl.rl.master_weights import hold_masters
 from deltarl.rl.metrics import MetricsWriter
 from deltarl.rl.ranks import on_cpu, rank_state
 
@@ -152,11 +153,17 @@ def supervise(
 ) -> None:
     """Trains `model` in place on the completions of the demonstrations, with TRL's SFTTrainer.
 
+    It learns in fp32, and its `state_dict` has the dtypes it came in afterwards; a hybrid computes in these too.
     Metrics go to `log_dir/metrics.jsonl`.
     """
     state = rank_state()
     if state.is_main_process:
         shutil.rmtree(log_dir, ignore_errors=True)
+    stored = {name: x.dtype for name, x in model.state_dict().items()}
+    if isinstance(model, HybridForCausalLM):
+        hold_masters(model)
+    else:
+        model.float()
     disable_progress_bars()
     needed = config.steps * config.batch_size
     writer = MetricsWriter(log_dir, {}, "disabled", "", "sft") if state.is_main_process else None
@@ -194,6 +201,9 @@ def supervise(
         trainer.remove_callback(PrinterCallback)  # its lines are ours, in another format
         with without_sampler():
             trainer.train()
+        if not isinstance(model, HybridForCausalLM):
+            for name, x in model.state_dict(keep_vars=True).items():
+                x.data = x.data.to(stored[name])
     finally:
         if writer:
             writer.close()

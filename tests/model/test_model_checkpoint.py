@@ -100,6 +100,10 @@ def test_bf16_keeps_what_the_decay_and_the_router_are_computed_from(folder, tmp_
     assert json.loads((tmp_path / "low" / "config.json").read_text())["dtype"] == "bfloat16"
     raised = load_model(tmp_path / "low", torch.float32)
     assert {x.dtype for x in raised.state_dict().values()} == {torch.float32}
+    save_model(whole.bfloat16(), tmp_path / "lower")
+    assert {name for name, x in load_model(tmp_path / "lower").state_dict().items() if x.dtype == torch.float32} == {
+        name for name in low.state_dict() if name.endswith(KEEP_FP32)
+    }
 
 
 def test_a_bf16_model_computes_about_what_its_fp32_self_does(folder):

@@ -28,11 +28,15 @@ def verifiers() -> Iterator[dict[str, Verifier]]:
         (r"$x > \boxed{5}$", "x > 5"),
         (r"$\boxed{5}\text{ km}$", r"5000\text{ m}"),
         (r"$\boxed{5}$ km/h", r"5\text{ km/h}"),
+        (r"\boxed{101}$_2$", "101_2"),
+        (r"\boxed{5}$\text{ cm}^2$", r"5\text{ cm}^2"),
+        (r"\boxed{5} cm$^2$", r"5\text{ cm}^2"),
+        (r"\boxed{5}\text{ cm}$^2$", r"5\text{ cm}^2"),
     ],
 )
 def test_what_is_attached_is_read_with_the_box(verifiers: dict[str, Verifier], text: str, gold: str) -> None:
     assert verifiers["boxed"].score([text], [gold])[0].correct
-    assert not verifiers["boxed"].score([text], ["5"])[0].correct or "km" in text
+    assert not verifiers["boxed"].score([text], ["5"])[0].correct or r"\text" in gold
 
 
 @pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n", " \n", ".\n", "$\n"])
@@ -59,6 +63,21 @@ def test_what_stands_on_the_line_before_is_not_attached(verifiers: dict[str, Ver
         r"\sqrt{\boxed{5}}",
         r"$\log \boxed{5}$",
         r"\boxed{5} squared",
+        r"\boxed{5} to the power of 3",
+        r"\boxed{5}:7",
+        r"$\sqrt{}$\boxed{5}",
+        r"$2^{}$ \boxed{5}",
+        r"$3 \cdot{}$ $\boxed{5}$",
+        r"$\sin$ \boxed{5}",
+        r"\boxed{5}$^2$",
+        r"Let $x$ be what it is. " * 40 + r"So \boxed{5} $^2$",
+        r"$\boxed{5}$ $\times 10^3$",
+        r"\(\boxed{5}\) \(\pm 1\)",
+        r"\boxed{5} $> x$",
+        r"any number but \boxed{5}",
+        r"all reals except $\boxed{5}$",
+        r"\boxed{5} (this is incorrect)",
+        r"\boxed{5}? No, it is 6.",
     ],
 )
 def test_a_box_is_not_read_alone(verifiers: dict[str, Verifier], text: str) -> None:
@@ -77,6 +96,10 @@ def test_a_unit_behind_a_box_may_conflict(verifiers: dict[str, Verifier]) -> Non
         r"$\boxed{5}$.",
         r"**\boxed{5}**",
         r"$\boxed{5}$!",
+        r"$\boxed{5}$ **QED**",
+        r"$x = \boxed{5}$ * checked",
+        r"$\boxed{5}$ > next",
+        r"$\boxed{5}$ $\checkmark$",
         r"\boxed{5}\text{ apples}",
         r"\boxed{5} times",
         r"\boxed{5} - which was to be shown",

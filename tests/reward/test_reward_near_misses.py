@@ -99,7 +99,8 @@ RULES: dict[str, list[tuple[str, list[str], list[str]]]] = {
     "declarations and approximations": [
         ("5", [], [r"5, 6\in\mathbb R, 7\in\mathbb R", r"5\approx5.05"]),
         ("1,2", [], [r"1,2,3\in\mathbb Z"]),
-        (r"\sqrt2", [r"\sqrt2\approx1.414"], [r"\sqrt2=1.414", r"\sqrt2\approx1.43"]),
+        (r"\sqrt2", [r"\sqrt2\approx1.414"], [r"\sqrt2=1.414", r"\sqrt2\approx1.43", r"\sqrt2\approx2"]),
+        (r"\pi", [r"\pi\approx3", r"\pi\approx3.1"], [r"\pi\approx4"]),
     ],
     "notations of units": [
         (

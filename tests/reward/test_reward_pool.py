@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deltarl.reward.pool import WorkerPool
+from deltarl.reward.pool import STARVATION, WorkerPool
 from deltarl.reward.processes import WorkerStartError
 from deltarl.reward.verdict import VerdictKind
 from deltarl.reward.verifier import Verifier
@@ -82,6 +82,22 @@ def test_timeout_is_counted_and_the_next_item_is_judged(pool: WorkerPool) -> Non
     assert pool.judge(*EASY).kind is VerdictKind.RIGHT
 
 
+def test_a_worker_that_is_held_up_has_its_time_all_the_same() -> None:
+    with WorkerPool(timeout=0.5) as pool, ThreadPoolExecutor(1) as thread:
+        pool.judge(*EASY)
+        _, worker = pool.pids()
+        os.kill(worker, signal.SIGSTOP)
+        held_up = thread.submit(pool.judge, *EASY)
+        time.sleep(1.0)
+        os.kill(worker, signal.SIGCONT)
+        assert held_up.result().kind is VerdictKind.RIGHT
+        os.kill(worker, signal.SIGSTOP)
+        outcome = pool.judge(*EASY)  # but is not waited for for ever
+        assert outcome.kind is VerdictKind.TIMEOUT
+        assert 0.5 * STARVATION <= outcome.seconds < 0.5 * STARVATION + 1.0
+        assert pool.judge(*EASY).kind is VerdictKind.RIGHT
+
+
 def test_killed_worker_costs_one_item() -> None:
     with WorkerPool(timeout=60.0) as pool, ThreadPoolExecutor(1) as thread:
         assert pool.judge(*EASY).kind is VerdictKind.RIGHT
@@ -108,7 +124,7 @@ def test_a_killed_server_is_replaced(pool: WorkerPool) -> None:
     assert pool.judge(*EASY).kind is VerdictKind.RIGHT  # its worker lives on
     assert pool.judge(*SLOW).kind is VerdictKind.TIMEOUT
     assert pool.judge(*EASY).kind is VerdictKind.RIGHT
-    assert _end([worker], within=60.0)  # nothing killed it: it met its CPU limit
+    assert _end([worker], within=60.0)  # nothing killed it: its processor time was up
 
 
 def test_every_item_has_one_outcome_while_workers_are_killed_at_random() -> None:
@@ -215,7 +231,7 @@ def test_works_from_a_script_without_main_guard_and_leaves_no_orphans(tmp_path: 
     run = _run(
         "import os, signal, sys, threading, time\n"
         "print('imported')\n"
-        "from deltarl.reward.pool import WorkerPool\n"
+        "from deltarl.reward.pool import STARVATION, WorkerPool\n"
         "pool = WorkerPool(timeout=30.0, num_workers=2)\n"
         f"print(pool.judge(*{EASY!r}).kind)\n"
         f"threading.Thread(target=pool.judge, args={SLOW!r}, daemon=True).start()\n"
@@ -234,7 +250,7 @@ def test_works_from_a_script_without_main_guard_and_leaves_no_orphans(tmp_path: 
 def test_works_where_the_caller_ignores_and_blocks_signals(tmp_path: Path) -> None:
     run = _run(
         "import signal\n"
-        "from deltarl.reward.pool import WorkerPool\n"
+        "from deltarl.reward.pool import STARVATION, WorkerPool\n"
         "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
         "signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())\n"
         "with WorkerPool(timeout=1.0) as pool:\n"
@@ -248,7 +264,7 @@ def test_works_where_the_caller_ignores_and_blocks_signals(tmp_path: Path) -> No
 def test_a_fork_of_the_caller_judges_with_processes_of_its_own(tmp_path: Path) -> None:
     run = _run(
         "import os, threading, time\n"
-        "from deltarl.reward.pool import WorkerPool\n"
+        "from deltarl.reward.pool import STARVATION, WorkerPool\n"
         "pool = WorkerPool(timeout=30.0)\n"
         f"easy, slow = {EASY!r}, {SLOW!r}\n"
         "assert pool.judge(*easy).kind == 'right'\n"

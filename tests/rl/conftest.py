@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deltarl.model.checkpoint import save_model
+from deltarl.model.checkpoint import load_model, save_model
 from deltarl.model.config import hybrid_config
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.rl.cli import load_config
@@ -44,4 +44,12 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("policy") / "model"
     save_model(HybridForCausalLM(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bf16_folder(policy_folder: Path) -> Path:
+    """The same policy stored in bf16."""
+    folder = policy_folder.parent / "bf16"
+    save_model(load_model(policy_folder, torch.bfloat16), folder)
     return folder

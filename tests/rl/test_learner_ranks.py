@@ -11,16 +11,20 @@ import torch
 import torch.multiprocessing as mp
 
 from deltarl.model.checkpoint import load_model
+from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.config import LearnerConfig
 from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.learner import Learner
+from deltarl.rl.master_weights import masters
 from deltarl.rl.presets import PRESETS
 from deltarl.rl.sharding import whole
 from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import SamplingParams
 
 SETTINGS = {"learning_rate": 1e-3, "warmup_steps": 0, "num_threads": 1, "max_tokens_per_micro_batch": 120}
+# Each answer is a micro-batch, on one rank as on two: the rounding of a gradient depends on what a product sums up.
+BF16 = SETTINGS | {"max_tokens_per_micro_batch": 1}
 CONFIGS = {
     "grpo": LearnerConfig(**SETTINGS),
     "losses of whole answers": LearnerConfig(
@@ -35,6 +39,9 @@ CONFIGS = {
     "shared critic": LearnerConfig(**SETTINGS, **PRESETS["ppo"]["learner"], critic=CriticConfig(trunk="shared")),
     "muon": LearnerConfig(**SETTINGS, optimizer="muon"),
     "lora": LearnerConfig(**SETTINGS, lora={"rank": 4}, beta=0.1),
+    "bf16, ptx": LearnerConfig(**BF16, beta=0.1, reference_interval=1, ptx_weight=0.2),
+    "bf16, own critic": LearnerConfig(**BF16, **PRESETS["ppo"]["learner"]),
+    "bf16, shared critic": LearnerConfig(**BF16, **PRESETS["ppo"]["learner"], critic=CriticConfig(trunk="shared")),
 }
 
 
@@ -55,12 +62,14 @@ def train(config: LearnerConfig, model: str, share, folder: Path) -> None:
     """What a rank does: two updates, then its metrics and weights, also the critic's, to disk."""
     learner = Learner(config, model, total_updates=2, temperature=1.0)
     metrics = [learner.update(share), learner.update(share)]
-    weights = whole(learner._unwrapped().state_dict(), keep=True)
+    policy = learner._unwrapped()
+    weights = whole(policy.state_dict(), keep=True)
     published = learner.weights()
     assert (published is None) == (not learner.accelerator.is_main_process)
-    assert published is None or all(np.array_equal(published.arrays[name], x) for name, x in weights.items())
+    assert published is None or published.checksum == WeightUpdate.of_state(weights, 2).checksum
+    weights |= whole(masters(policy), keep=True)
     if learner.critic is not None:
-        critic = whole(learner.critic.module.state_dict(), keep=True)
+        critic = whole(learner.critic.module.state_dict() | masters(learner.critic.module), keep=True)
         weights |= {f"critic.{name}": x for name, x in critic.items()}
     torch.save((metrics, weights), folder / f"rank{os.environ.get('RANK', '0')}.pt")
 
@@ -69,30 +78,31 @@ def train(config: LearnerConfig, model: str, share, folder: Path) -> None:
 CASES = [(name, "none") for name in CONFIGS] + [(name, "fsdp") for name in CONFIGS if name not in ("grpo", "lora")]
 
 
-def rank_main(rank: int, port: int, model: str, shares, root: Path) -> None:
+def rank_main(rank: int, port: int, models: list[str], shares, root: Path) -> None:
     """One rank of two, which train all cases one after the other: most of the time goes into starting it."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     for name, sharding in CASES:
         config = CONFIGS[name].model_copy(update={"sharding": sharding})
-        train(config, model, shares[rank], root / name / sharding)
+        train(config, models[name.startswith("bf16")], shares[rank], root / name / sharding)
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def trained(policy_folder, samples, tmp_path_factory) -> Path:
+def trained(policy_folder, bf16_folder, samples, tmp_path_factory) -> Path:
     """A folder with what one rank and each of two left in every case."""
-    root = tmp_path_factory.mktemp("ranks")
+    root, models = tmp_path_factory.mktemp("ranks"), [str(policy_folder), str(bf16_folder)]
     solutions = [TrainSample.solution(s.prompt_ids, s.completion_ids) for s in samples[:3]]  # one rank gets none once
     for name, config in CONFIGS.items():
         for folder in ("alone", "none", "fsdp"):
             (root / name / folder).mkdir(parents=True)
-        train(config, str(policy_folder), split_batch(samples, 1, 2, solutions)[0], root / name / "alone")
+        alone = split_batch(samples, 1, 2, solutions)[0]
+        train(config, models[name.startswith("bf16")], alone, root / name / "alone")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(rank_main, (port, str(policy_folder), split_batch(samples, 2, 2, solutions), root), nprocs=2)
+    mp.spawn(rank_main, (port, models, split_batch(samples, 2, 2, solutions), root), nprocs=2)
     return root
 
 
@@ -134,5 +144,5 @@ def test_two_ranks_report_the_metrics_of_one(outcomes, request):
     for one, two in zip(alone, first, strict=True):
         tolerance = 1e-2 if "muon" in request.node.name else 1e-5
         assert two == pytest.approx(one, rel=tolerance, abs=tolerance)
-    assert alone[0]["mismatch/logprob_abs_max"] <= 1e-5
+    assert alone[0]["mismatch/logprob_abs_max"] <= (0.2 if "bf16" in request.node.name else 1e-5)  # sampled in fp32
     assert alone[1]["kl/old"] > 1e-8  # the second update learned from the answers of older weights

@@ -20,6 +20,7 @@ from deltarl.model.policy import is_hybrid, load_policy
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.config import LearnerConfig
 from deltarl.rl.learner import Learner
+from deltarl.rl.master_weights import masters
 from deltarl.rl.sharding import whole
 from deltarl.rollout.outputs import RoutedExperts
 
@@ -28,14 +29,18 @@ SETTINGS = {"learning_rate": 1e-3, "warmup_steps": 0, "weight_decay": 0.01, "bet
 CONFIG = LearnerConfig(**SETTINGS, max_tokens_per_micro_batch=60)
 
 
-def moe(folder: Path) -> None:
+def moe(folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """So few tokens in a micro-batch that some of the 16 experts get none."""
     sizes = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"full_attention_every": 2, "num_attention_heads": 2, "linear_num_heads": 2, "linear_head_dim": 16}
     latent = {"kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 16}
     experts = {"num_experts": 16, "num_experts_per_token": 2, "moe_intermediate_size": 16}
     config = hybrid_config(**sizes, **heads, **latent, **experts, max_position_embeddings=128, initializer_range=0.2)
-    save_model(HybridForCausalLM(config), folder)
+    save_model(HybridForCausalLM(config).to(dtype), folder)
+
+
+def moe_bf16(folder: Path) -> None:
+    moe(folder, torch.bfloat16)
 
 
 def tied(folder: Path) -> None:
@@ -43,6 +48,20 @@ def tied(folder: Path) -> None:
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
     model = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, tie_word_embeddings=True, initializer_range=0.2))
     model.save_pretrained(folder)
+
+
+CASES = {
+    "moe": (moe, "fsdp"),
+    "tied, offloaded": (tied, "fsdp_offload"),
+    "bf16": (moe_bf16, "fsdp"),
+    "bf16, offloaded": (moe_bf16, "fsdp_offload"),
+}
+
+
+def config_of(case: str, sharding: str = "none") -> LearnerConfig:
+    # In bf16 an answer is a micro-batch: the rounding of a gradient depends on what a product sums up.
+    own = {"sharding": sharding} | ({"max_tokens_per_micro_batch": 1} if "bf16" in case else {})
+    return CONFIG.model_copy(update=own)
 
 
 def answers(folder: Path) -> list[TrainSample]:
@@ -71,14 +90,14 @@ def drawn(rng: np.random.Generator, tokens: int) -> np.ndarray:
 
 
 def state(learner: Learner) -> dict[str, torch.Tensor]:
-    return {name: x.clone() for name, x in whole(learner._unwrapped().state_dict(), keep=True).items()}
+    policy = learner._unwrapped()
+    return {name: x.clone() for name, x in whole(policy.state_dict() | masters(policy), keep=True).items()}
 
 
-def work(folder: Path, num_ranks: int, sharding: str, mine: str, theirs: str | None = None) -> dict:
+def work(folder: Path, num_ranks: int, config: LearnerConfig, mine: str, theirs: str | None = None) -> dict:
     """What a rank does: two updates, a checkpoint, a third update, and a step that is left out; then the third update
     once more from the checkpoint of another number of ranks."""
     rank = int(os.environ.get("RANK", "0"))
-    config = CONFIG.model_copy(update={"sharding": sharding})
     samples = answers(folder)
     bad = [*samples[:-1], TrainSample.whole([5, 6], [7, 8], [-3.0] * 2, float("nan"))]
     share, poisoned = split_batch(samples, num_ranks, 2)[rank], split_batch(bad, num_ranks, 1)[rank]
@@ -110,27 +129,37 @@ def work(folder: Path, num_ranks: int, sharding: str, mine: str, theirs: str | N
     return found
 
 
-def rank_main(rank: int, port: int, folder: Path, sharding: str) -> None:
+def rank_main(rank: int, port: int, root: Path) -> None:
+    """One rank of two in all cases: most of the time goes into starting it."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    torch.save(work(folder, 2, sharding, "two", "one"), folder / f"rank{rank}.pt")
+    for case, (_, sharding) in CASES.items():
+        torch.save(work(root / case, 2, config_of(case, sharding), "two", "one"), root / case / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[(moe, "fsdp"), (tied, "fsdp_offload")], ids=["moe", "tied, offloaded"])
-def outcomes(request, tmp_path_factory):
-    """What one rank found, what each of two found, and the folder of both."""
-    folder = tmp_path_factory.mktemp("sharding")
-    torch.manual_seed(0)
-    make, sharding = request.param
-    make(folder / "model")
-    alone = work(folder, 1, "none", "one")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with what one rank and each of two left in every case."""
+    root = tmp_path_factory.mktemp("sharding")
+    for case, (make, _) in CASES.items():
+        torch.manual_seed(0)
+        make(root / case / "model")
+        torch.save(work(root / case, 1, config_of(case), "one"), root / case / "alone.pt")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(rank_main, (port, folder, sharding), nprocs=2)
-    return alone, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)], folder
+    mp.spawn(rank_main, (port, root), nprocs=2)
+    return root
+
+
+@pytest.fixture(params=CASES)
+def outcomes(request, trained):
+    """What one rank found, what each of two found, and the folder of both."""
+    folder = trained / request.param
+    alone, *both = (torch.load(folder / f"{name}.pt") for name in ("alone", "rank0", "rank1"))
+    return alone, both, folder
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -186,7 +215,7 @@ def test_two_ranks_go_on_from_the_checkpoint_of_one(outcomes):
 
 def test_one_rank_goes_on_from_the_checkpoint_of_two(outcomes):
     alone, both, folder = outcomes
-    learner = Learner(CONFIG, str(folder / "model"), 10, 1.0)
+    learner = Learner(config_of(folder.name), str(folder / "model"), 10, 1.0)
     learner.load(folder / "two")
     same(both[0]["checkpoint"], state(learner))
     assert learner.update(split_batch(answers(folder), 1, 2)[0]) == pytest.approx(alone["metrics"][2], abs=1e-5)

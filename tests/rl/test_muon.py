@@ -11,6 +11,7 @@ from deltarl.model.policy import load_policy
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.config import LearnerConfig
 from deltarl.rl.learner import Learner
+from deltarl.rl.master_weights import hold_masters, plain_name
 from deltarl.rl.muon import MuonWithAdamW, hidden_matrices
 from deltarl.rl.plan import make_plan
 
@@ -71,6 +72,8 @@ def test_hidden_matrices_are_muons_and_nothing_else():
     assert {"lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"} <= adamw
     for name in adamw - {"lm_head.weight", "model.embed_tokens.weight"}:
         assert "norm" in name or "conv1d" in name or name.endswith(("A_log", "dt_bias")), name
+    hold_masters(model.bfloat16())
+    assert {plain_name(name) for name in hidden_matrices(model)} == muon
 
 
 @pytest.fixture

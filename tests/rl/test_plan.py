@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from deltarl.model.checkpoint import load_model
 from deltarl.model.tokenizer import byte_tokenizer
 from deltarl.rl import plan as planning
 from deltarl.rl.plan import make_plan
@@ -70,6 +71,17 @@ def test_another_model_is_planned_by_its_own_sizes(tiny, tmp_path):
     assert f"(weights {4 * gib:.3g}, gradient {4 * gib:.3g}, AdamW {8 * gib:.3g})" in plan.lines[1]  # in fp32
     assert f"(weights {2 * gib:.3g}; keys and values of its sequences are not counted)" in plan.lines[2]
     assert f"{2 * model.num_parameters() * (160 + 3 * 800):.3g} FLOP" in plan.lines[4]
+
+
+def test_a_hybrid_stored_in_bf16_learns_in_fp32_and_samples_in_bf16(tiny, bf16_folder):
+    byte_tokenizer([]).save_pretrained(bf16_folder)
+    plan = make_plan(tiny(f"model.path={bf16_folder}", "sft=null", "learner.beta=0.1"))
+    gib = load_model(bf16_folder).num_parameters() / 2**30
+    parts = f"(weights {4 * gib:.3g}, gradient {4 * gib:.3g}, AdamW {8 * gib:.3g}, reference model {2 * gib:.3g})"
+    assert parts in plan.lines[1]
+    assert f"(weights {2 * gib:.3g}, states and latents" in plan.lines[2]
+    lora = make_plan(tiny(f"model.path={bf16_folder}", "sft=null", "learner.lora.rank=4")).lines[1]
+    assert f"(weights {2 * gib:.3g}, merged matrices" in lora
 
 
 def test_the_probe_runs_with_the_threads_of_the_run(tiny, monkeypatch):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from transformers import KimiLinearForCausalLM
+from transformers import KimiLinearForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from deltarl.model.checkpoint import load_model
+from deltarl.model.policy import load_trainable
 from deltarl.rl import warm_start
 from deltarl.rl.config import ModelConfig, SFTConfig
 from deltarl.rl.metrics import read_jsonl
@@ -95,6 +96,30 @@ def test_supervision_lowers_the_loss_logs_it_and_repeats_bit_for_bit(tiny, token
     assert 0 < rows[-1]["sft/token_accuracy"] <= 1
     assert same(*runs)
     assert rows == read_jsonl(tmp_path / "b" / "metrics.jsonl")
+
+
+def qwen2(vocab_size: int) -> Qwen2ForCausalLM:
+    sizes = {"vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    return Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, tie_word_embeddings=True))
+
+
+@pytest.mark.parametrize("make", [new_model, qwen2], ids=["hybrid", "qwen2"])
+def test_a_model_in_bf16_learns_by_steps_that_bf16_would_lose(make, tiny, tokenizer, tmp_path):
+    size = len(tokenizer)
+    model = make(tiny().model, size, 0) if make is new_model else make(size)
+    model.bfloat16().save_pretrained(tmp_path / "model")
+    model = load_trainable(tmp_path / "model")
+    start = weights(model)
+    config = SFT.model_copy(update={"learning_rate": 2e-5, "steps": 40})
+    supervise(model, tokenizer, DEMONSTRATIONS * 5, config, tmp_path / "log", seed=0)
+    model.save_pretrained(tmp_path / "trained")
+    after = load_trainable(tmp_path / "trained").state_dict()
+    assert {name: x.dtype for name, x in after.items()} == {name: x.dtype for name, x in start.items()}
+    # Half a unit in the last place of a weight above 1/32 is at least 6e-5: three times one step.
+    large = {name: start[name].abs() > 1 / 32 for name in start if name.endswith("proj.weight")}
+    moved = sum(int((after[name] != start[name])[where].sum()) for name, where in large.items())
+    assert moved > 0.3 * sum(int(where.sum()) for where in large.values())
 
 
 def test_answers_are_learned_to_their_end_of_sequence_and_prompts_are_not(tiny, tokenizer, tmp_path, monkeypatch):
