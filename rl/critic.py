@@ -108,10 +108,10 @@ class Critic:
         load_optimizer(folder / FOLDER, self.module, self.optimizer.optimizer, self._scheduler)
 
 
-def own_trunk(model_path: str, device: torch.device) -> HybridForValues:
+def own_trunk(model_path: str, device: torch.device, sharding: Sharding) -> HybridForValues:
     """A critic that starts as a copy of the policy, and learns in fp32."""
     critic = HybridForValues(load_model(model_path).model)
-    hold_masters(critic)
+    hold_masters(critic, keep_rounded=sharding == "none")
     return critic.to(device)
 
 

@@ -75,7 +75,7 @@ class Learner:
         if config.lora is not None:
             model = LoRAPolicy(model, config.lora, model_path)
         else:
-            hold_masters(model)
+            hold_masters(model, keep_rounded=config.sharding == "none")
         self.accelerator = Accelerator(cpu=on_cpu(), kwargs_handlers=[ddp, *communication(config.sharding)])
         self.reference: Any = None
         if config.beta > 0:
@@ -95,7 +95,7 @@ class Learner:
             if isinstance(module, PolicyWithValues):
                 head = module.head
             else:
-                head = own_trunk(model_path, self.accelerator.device)
+                head = own_trunk(model_path, self.accelerator.device, config.sharding)
             self.critic = Critic(config.critic, self.accelerator, head, betas, config.sharding)
         # Not prepared: an Accelerate scheduler would step once per rank.
         self.scheduler = lr_schedule(config.lr_schedule, optimizer, config.warmup_steps, total_updates)

@@ -5,33 +5,40 @@ their gradient, summed over micro-batches and ranks, and the optimizer's state. 
 as a parametrization of its module: what shards or joins parameters sees fp32 ones and needs no policy of its own.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 MASTERS = "masters.safetensors"  # beside the optimizer's tensors in a checkpoint
 _SUFFIX = ".original"  # `proj.weight` of a module becomes `proj.parametrizations.weight.original`
 
 
-def hold_masters(module: nn.Module) -> None:
+def hold_masters(module: nn.Module, keep_rounded: bool) -> None:
     """Has `module` learn in fp32 what it holds in less; nothing changes if that is nothing.
 
     Its forward pass uses, and its `state_dict` has, the same names, dtypes and bits as before. `load_state_dict` takes
     these, or masters in their place. To be called before the module is joined to other ranks' and before its optimizer
     is made.
+
+    Args:
+        keep_rounded: hold all rounded weights beside the masters, at the price of their memory; a pass of a small model
+            takes the less time on a GPU. Not where weights are sharded, which no rank ever has all of.
     """
-    rounding = _Rounding()
+    rounding: _RoundBefore | _RoundAnew = _RoundBefore() if keep_rounded else _RoundAnew()
     stored: dict[str, torch.dtype] = {}  # by the names of the masters
     for path, owner in list(module.named_modules()):
         for name, p in list(owner.named_parameters(recurse=False)):
             if p.is_floating_point() and p.dtype.itemsize < torch.float32.itemsize:
                 stored[f"{path}.parametrizations.{name}{_SUFFIX}".lstrip(".")] = p.dtype
                 setattr(owner, name, nn.Parameter(p.detach().float()))
-                register_parametrization(owner, name, _Rounded(p.dtype, rounding), unsafe=True)  # of another dtype
+                rounded = _Rounded(p.dtype, rounding.round)
+                register_parametrization(owner, name, rounded, unsafe=True)  # unsafe: it is of another dtype
+                rounding.weights.append(owner.parametrizations[name])
     if not stored:
         return
 
@@ -61,31 +68,65 @@ def plain_name(parameter: str) -> str:
 
 
 class _Rounded(nn.Module):
-    def __init__(self, dtype: torch.dtype, rounding: "_Rounding"):
+    """The parametrization of one weight."""
+
+    def __init__(self, dtype: torch.dtype, round: "Callable[[_Rounded, Tensor], Tensor]"):
         super().__init__()
-        self._dtype, self._rounding = dtype, rounding
+        self.dtype, self._round = dtype, round
+        self.kept: Tensor | None = None
 
     def forward(self, master: Tensor) -> Tensor:
-        return self._rounding.rounded(master, self._dtype)
+        return self._round(self, master)
 
 
-class _Rounding:
+class _RoundBefore:
+    """Rounds all weights at the beginning of a pass, into the same memory every time."""
+
+    def __init__(self) -> None:
+        self.weights: list[ParametrizationList] = []
+        self._passing = False
+
+    @torch.no_grad()
+    def enter(self, *unused: Any) -> None:
+        for weight in self.weights:
+            rounded, master = cast(_Rounded, weight[0]), weight.original
+            if rounded.kept is None or rounded.kept.device != master.device:
+                rounded.kept = torch.empty_like(master, dtype=rounded.dtype)
+            rounded.kept.copy_(master)
+        self._passing = True
+
+    def leave(self, *unused: Any) -> None:
+        self._passing = False
+
+    def round(self, rounded: _Rounded, master: Tensor) -> Tensor:
+        # Outside a pass the kept ones may be of before the optimizer's last step.
+        return _AsRounded.apply(master, rounded.kept) if self._passing else master.to(rounded.dtype)
+
+
+class _AsRounded(torch.autograd.Function):
+    """`kept` in the place of `master`, which it is rounded from."""
+
+    @staticmethod
+    def forward(ctx: Any, master: Tensor, kept: Tensor) -> Tensor:
+        return kept.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.float(), None
+
+
+class _RoundAnew:
     """Rounds in a pass, and once more for its backward pass: no rounded weight is kept from the one to the other.
 
     Where weights are sharded, each layer's would otherwise stay whole on every rank.
     """
 
     def __init__(self) -> None:
+        self.weights: list[ParametrizationList] = []
         # By the memory of the rounded: autograd hands its hooks another tensor on it. A weak reference keeps the
         # memory's identity from being given to something else.
         self._masters: dict[StorageWeakRef, Tensor] = {}
         self._hooks: list[saved_tensors_hooks] = []
-
-    def rounded(self, master: Tensor, dtype: torch.dtype) -> Tensor:
-        found = master.to(dtype)
-        if self._hooks:
-            self._masters[StorageWeakRef(found.untyped_storage())] = master
-        return found
 
     def enter(self, *unused: Any) -> None:
         self._hooks.append(saved_tensors_hooks(self._pack, self._unpack))
@@ -94,6 +135,12 @@ class _Rounding:
     def leave(self, *unused: Any) -> None:
         self._hooks.pop().__exit__()
         self._masters.clear()
+
+    def round(self, rounded: _Rounded, master: Tensor) -> Tensor:
+        found = master.to(rounded.dtype)
+        if self._hooks:
+            self._masters[StorageWeakRef(found.untyped_storage())] = master
+        return found
 
     def _pack(self, x: Tensor) -> Any:
         master = self._masters.get(StorageWeakRef(x.untyped_storage()))

@@ -161,7 +161,7 @@ def supervise(
         shutil.rmtree(log_dir, ignore_errors=True)
     stored = {name: x.dtype for name, x in model.state_dict().items()}
     if isinstance(model, HybridForCausalLM):
-        hold_masters(model)
+        hold_masters(model, keep_rounded=True)
     else:
         model.float()
     disable_progress_bars()

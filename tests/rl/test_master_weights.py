@@ -143,10 +143,12 @@ def test_a_checkpoint_is_one_of_transformers_in_the_stored_dtype_and_masters(bf1
     assert {key.split("|")[0] for key in slots} == weights.keys()
 
 
-def test_no_rounded_weight_stays_in_memory_for_the_backward_pass(bf16_folder, samples):
-    """Its gradient is that of the module in bf16, to the bit."""
+@pytest.mark.parametrize("keep_rounded", [True, False])
+def test_gradients_are_those_of_the_module_in_bf16_and_no_rounded_weight_need_stay_for_them(
+    bf16_folder, samples, keep_rounded
+):
     plain, model = load_model(bf16_folder), load_model(bf16_folder)
-    hold_masters(model)
+    hold_masters(model, keep_rounded)
     rounded = []
     for module in model.modules():
         if type(module).__name__ == "_Rounded":
@@ -161,7 +163,7 @@ def test_no_rounded_weight_stays_in_memory_for_the_backward_pass(bf16_folder, sa
     logprobs, expected = model(**inputs).logprobs, plain(**inputs).logprobs
     assert torch.equal(logprobs, expected)
     assert len(rounded) > 20
-    assert all(x.expired() for x in rounded)
+    assert all(x.expired() is not keep_rounded for x in rounded)
     logprobs.sum().backward()
     expected.sum().backward()
     gradients = {name: p.grad for name, p in plain.named_parameters()}
@@ -175,3 +177,17 @@ def test_nothing_changes_for_a_policy_in_fp32(policy_folder, samples, tmp_path):
     one.save(tmp_path)
     one.saved()
     assert not (tmp_path / MASTERS).exists()
+
+
+def test_kept_rounded_weights_follow_every_step_and_what_is_read_outside_a_pass_is_new(bf16_folder, samples):
+    model = load_model(bf16_folder)
+    hold_masters(model, keep_rounded=True)
+    ids = torch.tensor([samples[0].prompt_ids])
+    model(input_ids=ids)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.5)
+    assert torch.equal(model.lm_head.weight, masters(model)["lm_head.weight"].bfloat16())
+    fresh = load_model(bf16_folder)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(model(input_ids=ids).logits, fresh(input_ids=ids).logits)
