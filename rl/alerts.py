@@ -92,7 +92,8 @@ class Watch:
     def _see_now(self, row: Mapping[str, Any]) -> list[Alert]:
         found = []
         k3, skipped = row.get("mismatch/k3"), row.get("optim/skipped")
-        if k3 is not None and k3 > self._config.mismatch_k3:
+        # What older weights sampled differs because they do, which is no sign of anything wrong.
+        if k3 is not None and k3 > self._config.mismatch_k3 and not row.get("staleness/max"):
             found.append(Alert("mismatch", f"KL(sampler, learner) is {k3:.3g} nats per token"))
         if skipped:
             found.append(Alert("skipped", f"{skipped:g} optimizer steps were skipped"))

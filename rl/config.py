@@ -123,6 +123,9 @@ class RolloutConfig(Section):
     """Learn only from problems whose samples score differently (DAPO)."""
     max_refills: NonNegativeInt = 0
     """With dynamic_sampling, how many times more problems are sampled in place of those dropped, at most."""
+    max_staleness: NonNegativeInt = 0
+    """Versions by which the weights that sample may be behind those that learn, and batches sampled ahead while the
+    learner works: 0 is synchronous, 1 one step ahead (docs/ASYNC.md)."""
     max_tokens: PositiveInt = 64
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)

@@ -40,6 +40,12 @@ def train_metrics(episodes: Episodes) -> dict[str, float]:
     return metrics
 
 
+def staleness_metrics(episodes: Episodes, version: int) -> dict[str, float]:
+    """By how many versions the weights that sampled a token are behind `version`, which learns from it."""
+    behind = version - np.array([v for g in episodes.groups for t in g.outputs for v in t.weight_versions])
+    return {"staleness/mean": float(behind.mean()), "staleness/max": float(behind.max())}
+
+
 def verdict_fraction(episodes: Episodes, kind: VerdictKind) -> float:
     """Share of the answers with this verdict; 0 where the verifier is not configured."""
     verdicts = episodes.report.verdicts or []

@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
 from deltarl.reward.batch import TrainerState
+from deltarl.rl.ahead import Ahead
 from deltarl.rl.alerts import LOOK_AT, Watch
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.checkpoint import CheckpointStore
@@ -20,7 +20,7 @@ from deltarl.rl.config import RunConfig
 from deltarl.rl.credit import assign_credit
 from deltarl.rl.data import batch_indices, epoch_of
 from deltarl.rl.difficulty import measured_success
-from deltarl.rl.episode_stats import sample_rows, train_metrics
+from deltarl.rl.episode_stats import sample_rows, staleness_metrics, train_metrics
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.evaluate import MAIN, eval_metrics, evaluate
 from deltarl.rl.fleets import Fleets
@@ -30,6 +30,7 @@ from deltarl.rl.objectives.updates import adapted_updates
 from deltarl.rl.problem_set import ProblemSet
 from deltarl.rl.sanity import sanity_report
 from deltarl.rl.stages import FleetSampler, FleetScorer
+from deltarl.rl.stopwatch import Stopwatch
 from deltarl.rollout.rng import derive_seed
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,12 @@ SCORE = "eval/pass@1"  # what makes one checkpoint better than another
 
 
 class Loop:
-    """One synchronous run over started fleets.
+    """One run over started fleets.
 
-    Nothing random is kept between steps: problems, seeds and shuffles are functions of (config.seed, step). Model,
-    optimizer, a few numbers and the success rates of problems are therefore all a checkpoint needs
-    for the resumed run to be the run that never stopped.
+    `rollout.max_staleness` is how many batches the samplers may be ahead of the learner: none in a synchronous run.
+    Nothing random is kept between steps: problems, seeds and shuffles are functions of (config.seed, step), and so is
+    the version of the weights that samples. Model, optimizer, a few numbers, the success rates of problems and the
+    batches sampled ahead are therefore all a checkpoint needs for the resumed run to be the run that never stopped.
     """
 
     def __init__(
@@ -55,12 +57,15 @@ class Loop:
         stages = tokenizer, self.sampler, self.scorer
         success = measured_success(config, run_dir, problems.train, *stages)
         self.draw = problems.draw(config, success)
-        self.collector = Collector(config, problems.train, *stages, self.draw, self._timed)
+        collector = Collector(config, problems.train, *stages, self.draw)
+        staleness = config.rollout.max_staleness
+        in_thread = staleness > 0 and not config.in_process
+        self.ahead = Ahead(collector.collect, staleness, config.steps, in_thread)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
         self.tokens_total, self.restarts_before = 0.0, 0.0
         self.beta, self.updates = config.learner.beta, config.learner.num_minibatches
         self.seconds_before, self.started = 0.0, time.monotonic()
-        self.times: dict[str, float] = {}
+        self.clock = Stopwatch()
         self.watch = Watch(config.alerts)
         self.first_step = self._resume(run_dir)
         # The last step that changed the weights, whose rows are written, and that has a checkpoint.
@@ -91,19 +96,22 @@ class Loop:
                 self._save(self.logged_step)
             raise
         finally:
+            self.ahead.close()
             self._finish_saving()
             self.metrics.close()
             self.samples.close()
 
     def _step(self, step: int, bar: tqdm) -> None:
         config = self.config
-        with self._timed("step"):
-            collected = self.collector.collect(step)
+        with self.clock("step"):
+            with self.clock("wait_rollout"):
+                batch = self.ahead.take(step)
             self.weights_step = step
-            episodes = collected.episodes
-            self.draw.record(collected.problems, episodes.right.mean(1).tolist())
-            row = train_metrics(episodes) | collected.metrics | self._learn(step, episodes, collected.prompts)
-            with self._timed("weight_sync"):
+            self.clock.seconds |= batch.seconds
+            episodes = batch.episodes
+            row = train_metrics(episodes) | staleness_metrics(episodes, step - 1) | batch.metrics
+            row |= self._learn(step, episodes, batch.prompts)
+            with self.clock("weight_sync"):
                 self._publish()
             if step % config.eval.interval == 0 or step == config.steps:
                 row |= self._evaluate(step)
@@ -118,7 +126,7 @@ class Loop:
         score = row.get(SCORE)
         if step % config.checkpoint.interval == 0 or step == config.steps or self._is_best(score):
             # After the rows it vouches for are on disk; its time is therefore logged with the next step.
-            with self._timed("checkpoint"):
+            with self.clock("checkpoint"):
                 self._save(step, score)
 
     def _show_one_problem(self) -> None:
@@ -129,14 +137,14 @@ class Loop:
     def _learn(self, step: int, episodes: Episodes, prompts: Sequence[int]) -> dict[str, float]:
         """The update of `step`, on the answers to these prompts of the episodes."""
         learner = self.config.learner
-        with self._timed("update"):
+        with self.clock("update"):
             samples, metrics = assign_credit(episodes, prompts, learner, self.beta, self.fleets.learner)
         if len(samples) < learner.num_ranks * learner.num_minibatches:
             raise ValueError(
                 f"only {len(samples)} answers of this step have a score; no reward function gave the others one"
             )
         batch = split_batch(samples, learner.num_ranks, self.updates, self._solutions(step))
-        with self._timed("update"):
+        with self.clock("update"):
             metrics |= self.fleets.learner.scatter("update", [(share, self.beta) for share in batch])[0]
         if learner.beta:
             metrics["kl/beta"] = self.beta
@@ -147,7 +155,7 @@ class Loop:
             most = learner.num_minibatches
             self.updates = adapted_updates(self.updates, metrics["entropy"], learner.min_entropy, most)
         tokens = sum(len(s) for share in batch for minibatch in share for s in minibatch.samples)
-        return metrics | {"tok_s/train": tokens / self.times["update"]}
+        return metrics | {"tok_s/train": tokens / self.clock.seconds["update"]}
 
     def _solutions(self, step: int) -> list[TrainSample]:
         """The worked solutions to imitate in `step`."""
@@ -161,32 +169,35 @@ class Loop:
         ]
 
     def _publish(self) -> None:
-        """Learner to samplers through the object store; every sampler verifies the checksum of what it loaded."""
-        self.fleets.rollout.broadcast("load_weights", self.fleets.learner.first("weights"))
+        """Learner to samplers through the object store, when these have sampled what they were asked for before; every
+        sampler verifies the checksum of what it loaded."""
+        self.ahead.do(self.fleets.rollout.broadcast, "load_weights", self.fleets.learner.first("weights"))
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        with self._timed("eval"):
-            found = evaluate(
+        with self.clock("eval"):
+            found = self.ahead.do(
+                evaluate,
                 self.problems.tests,
                 self.config,
                 tokenizer=self.tokenizer,
                 sampler=self.sampler,
                 scorer=self.scorer,
                 state=TrainerState(step, self.config.steps),
-            )
+            ).result()
             metrics = eval_metrics(found, self.config.reward.timeout)
         self.samples.log(sample_rows(found[MAIN], step, "eval", 4 * self.config.logging.samples_per_step))
         log.info("step %d: held-out pass@1 %.3f", step, metrics["eval/pass@1"])
         return metrics
 
     def _log(self, step: int, row: dict[str, float], bar: tqdm | None = None) -> None:
-        row |= {f"time/{phase}": seconds for phase, seconds in self.times.items()}
+        times, self.clock = self.clock.seconds, Stopwatch()
+        row |= {f"time/{phase}": seconds for phase, seconds in times.items()}
         row["time/total"] = self._seconds()
         row["tokens/total"] = self.tokens_total
         row["worker/restarts"] = self._restarts()
         row["weights/version"] = step
-        if "rollout" in self.times:
-            row["tok_s/rollout"] = row["tokens/completion"] / self.times["rollout"]
+        if "rollout" in times:
+            row["tok_s/rollout"] = row["tokens/completion"] / times["rollout"]
             row["data/epoch"] = epoch_of(len(self.problems.train), self.config.rollout.prompts_per_step, step)
         if bar is not None:
             bar.set_postfix(reward=f"{row['reward/mean']:.3f}", length=f"{row['len/mean']:.1f}")
@@ -196,7 +207,6 @@ class Loop:
                 *(step, self.config.steps, row["reward/mean"], row["len/mean"], row["time/step"]),
             )
         self.metrics.log(step, row)
-        self.times = {}
 
     def _is_best(self, score: float | None) -> bool:
         if score is None or not self.config.checkpoint.keep_best:
@@ -212,6 +222,7 @@ class Loop:
         try:
             folder = self.store.begin()
             self.tokenizer.save_pretrained(folder)
+            self.ahead.save(folder)  # first: until all is sampled, the draw goes on
             self.draw.save(folder / DRAW_FILE)
             self.fleets.learner.broadcast("save", folder, partial(self.store.complete, folder, step, state, score))
             self.saved_step = step
@@ -244,6 +255,7 @@ class Loop:
         self.restarts_before, self.beta = state["restarts"], state["beta"]
         self.updates = int(state["updates"])
         self.draw.load(checkpoint / DRAW_FILE)
+        self.ahead.load(checkpoint, int(state["step"]), self.problems.train)
         self.fleets.learner.broadcast("load", checkpoint.resolve())
         self._publish()
         return int(state["step"]) + 1
@@ -253,9 +265,3 @@ class Loop:
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.times[phase] = self.times.get(phase, 0.0) + time.monotonic() - start

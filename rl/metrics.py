@@ -94,12 +94,18 @@ METRICS: dict[str, MetricDoc] = {
     "clip/frac_low": MetricDoc("Tokens clipped at the lower end, advantage negative", "fraction", "Policy"),
     "clip/frac_high": MetricDoc("Tokens clipped at the upper end, advantage positive", "fraction", "Policy"),
     "clip/frac_corrected": MetricDoc("Tokens whose off-policy correction met a bound", "fraction", "Policy"),
-    "ratio/mean": MetricDoc("Mean importance ratio of the policy to the policy before the update", "ratio", "Policy"),
+    "ratio/mean": MetricDoc(
+        "Mean importance ratio of the policy to the one before the update (without learner.correction: that sampled)",
+        "ratio",
+        "Policy",
+    ),
     "ratio/max": MetricDoc("Largest importance ratio", "ratio", "Policy"),
     "mismatch/logprob_abs_mean": MetricDoc("Mean absolute log-prob difference, sampler to learner", "nats", "Mismatch"),
     "mismatch/logprob_abs_max": MetricDoc("Largest log-prob difference, sampler to learner", "nats", "Mismatch"),
-    "mismatch/k3": MetricDoc("k3 estimate of KL(sampler, learner) at the same weights", "nats", "Mismatch"),
-    "mismatch/kl": MetricDoc("k1 estimate of KL(sampler, learner) at the same weights", "nats", "Mismatch"),
+    "mismatch/k3": MetricDoc(
+        "k3 estimate of KL(sampler, learner): at the same weights, or as far as samplers are behind", "nats", "Mismatch"
+    ),
+    "mismatch/kl": MetricDoc("k1 estimate of the same", "nats", "Mismatch"),
     "mismatch/ratio_max": MetricDoc("Largest probability ratio of a token, learner to sampler", "ratio", "Mismatch"),
     "mismatch/ess": MetricDoc(
         "Effective sample size under the ratios learner to sampler, as a share of the tokens", "fraction", "Mismatch"
@@ -117,13 +123,29 @@ METRICS: dict[str, MetricDoc] = {
     "optim/lr": MetricDoc("Learning rate", "1/update", "Optimiser"),
     "tok_s/rollout": MetricDoc("Completion tokens sampled per second of rollout time", "tokens/s", "Speed"),
     "tok_s/train": MetricDoc("Prompt and completion tokens learned from, per second of update", "tokens/s", "Speed"),
+    "staleness/mean": MetricDoc(
+        "Versions by which the weights that sampled a token are behind those that learn from it, mean over tokens",
+        "versions",
+        "Staleness",
+    ),
+    "staleness/max": MetricDoc("The same of the oldest token", "versions", "Staleness"),
+    "time/wait_rollout": MetricDoc("The learner waiting for the step's completions and verdicts", "seconds", "Time"),
+    "time/wait_learner": MetricDoc(
+        "Samplers with nothing to do between the batch before and this one: weights to come", "seconds", "Time"
+    ),
     "time/rollout": MetricDoc("Sampling the completions", "seconds", "Time"),
     "time/verify": MetricDoc("Waiting for verdicts", "seconds", "Time"),
     "time/update": MetricDoc("Learning: log-probs, loss, gradient, optimiser", "seconds", "Time"),
-    "time/weight_sync": MetricDoc("Publishing the new weights to the samplers", "seconds", "Time"),
-    "time/eval": MetricDoc("Evaluation on held-out problems", "seconds", "Time"),
+    "time/weight_sync": MetricDoc(
+        "Publishing the new weights; ahead of the learner, samplers load them while it goes on", "seconds", "Time"
+    ),
+    "time/eval": MetricDoc(
+        "Evaluation on held-out problems, and waiting until what is sampled ahead is done", "seconds", "Time"
+    ),
     "time/checkpoint": MetricDoc(
-        "Copying the state for a checkpoint, which is written while the run goes on", "seconds", "Time"
+        "Copying the state for a checkpoint, which is written while the run goes on, and waiting likewise",
+        "seconds",
+        "Time",
     ),
     "time/step": MetricDoc("The whole step", "seconds", "Time"),
     "time/total": MetricDoc("Since the run started, without the pauses between stop and resume", "seconds", "Time"),

@@ -215,9 +215,11 @@ def _seconds(config: RunConfig, model: PreTrainedModel) -> list[str]:
     at_once = min(sequences, rollout.max_num_seqs)
     with _threads(rollout.num_threads):
         sampling = _decode_seconds(model, at_once) * rollout.max_tokens * -(-sequences // at_once)
+    ahead = rollout.max_staleness > 0 and not config.in_process
+    step, joined = (max(sampling, update), "the longer of") if ahead else (sampling + update, "the sum of")
     return [
-        f"time of a step: an estimate of {sampling + update:.3g} s = sampling {sampling:.3g} s + learning "
-        f"{update:.3g} s, if all answers were of full length and every thread had a core, {without}; measured now with "
+        f"time of a step: an estimate of {step:.3g} s, {joined} sampling {sampling:.3g} s and learning {update:.3g} s, "
+        f"if all answers were of full length and every thread had a core, {without}; measured now with "
         f"a random model of this size: {PROBE_STEPS} tokens of {at_once} sequences, a forward and backward pass of "
         f"{PROBE_TOKENS} tokens, scaled up"
     ]

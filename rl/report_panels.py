@@ -105,7 +105,7 @@ PANELS = (
     ),
     Panel(
         "Sampler against learner",
-        "The same token under the same weights, scored by both. Zeros have no place on the log axis.",
+        "The same token scored by both, at the same weights unless samplers are ahead. Zeros have no place there.",
         {
             "mismatch/logprob_abs_max": Line("largest", ROSE),
             "mismatch/logprob_abs_mean": Line("mean", BLUE),
@@ -139,6 +139,18 @@ PANELS = (
         },
         y_title="seconds",
         stacked=True,
+    ),
+    Panel(
+        "Waiting and staleness",
+        "Seconds of a step in which one side had nothing to do. rollout.max_staleness trades them for older answers.",
+        {
+            "time/wait_rollout": Line("learner waits for answers", AMBER),
+            "time/wait_learner": Line("samplers wait for weights", BLUE),
+            "time/step": Line("the whole step", GREY, "dot"),
+            "staleness/mean": Line("staleness", ROSE, right=True),
+        },
+        y_title="seconds",
+        right_title="versions",
     ),
 )
 WARM_START = Panel(

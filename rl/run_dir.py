@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from deltarl.rl.cli import ConfigError, dump_config
 from deltarl.rl.config import RunConfig
@@ -39,7 +40,15 @@ def open_run_dir(config: RunConfig) -> Path:
     file = run_dir / CONFIG_FILE
     started = any((run_dir / name).exists() for name in ("initial", "sft", "difficulty.json", "metrics.jsonl"))
     if started and file.exists() and file.stat().st_size:
-        before, now = _flatten(yaml.safe_load(file.read_text())), _flatten(config.model_dump(mode="json"))
+        # Validated again, so that a key which is newer than the run has its default there too.
+        try:
+            found = RunConfig.model_validate(yaml.safe_load(file.read_text()))
+        except ValidationError as error:
+            raise ConfigError(
+                f"{run_dir} holds a run whose configuration this version cannot read ({error.errors()[0]['msg']}); "
+                f"choose another name, e.g. name={config.name}-2, or delete the folder"
+            ) from error
+        before, now = _flatten(found.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
         differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
         differ = [k for k in differ if not k.startswith(FREE_KEYS)]
         if differ:

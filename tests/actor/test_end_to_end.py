@@ -78,6 +78,25 @@ def test_a_run_leaves_a_curve_checkpoints_and_a_report(reference):
     assert (reference.run_dir / "report.html").is_file()
 
 
+def kill_a_worker(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Lands while the workers sample for `step`; whenever it does, the curve must not tell."""
+    pids: list[int] = []
+    start, collect = Fleets.start, Collector.collect
+
+    def start_and_look(config, model_path):
+        fleets = start(config, model_path)
+        pids.extend(fleets.rollout.pids())
+        return fleets
+
+    def collect_under_fire(self, now):
+        if now == step:
+            threading.Timer(0.01, os.kill, (pids[0], signal.SIGKILL)).start()
+        return collect(self, now)
+
+    monkeypatch.setattr(Fleets, "start", start_and_look)
+    monkeypatch.setattr(Collector, "collect", collect_under_fire)
+
+
 @pytest.mark.timeout(600)  # two runs, of which the first has a Python of its own to start
 def test_a_killed_run_started_again_and_then_a_killed_worker_leave_the_curve_as_it_was(
     reference, again, ray_address, monkeypatch
@@ -93,21 +112,7 @@ def test_a_killed_run_started_again_and_then_a_killed_worker_leave_the_curve_as_
     before = curve(config)
     assert 3 <= len(before) < 6
 
-    pids: list[int] = []
-    start, collect = Fleets.start, Collector.collect
-
-    def start_and_look(config, model_path):
-        fleets = start(config, model_path)
-        pids.extend(fleets.rollout.pids())
-        return fleets
-
-    def collect_under_fire(self, step):
-        if step == 6:  # lands while the workers sample; whenever it does, the curve must not tell
-            threading.Timer(0.01, os.kill, (pids[0], signal.SIGKILL)).start()
-        return collect(self, step)
-
-    monkeypatch.setattr(Fleets, "start", start_and_look)
-    monkeypatch.setattr(Collector, "collect", collect_under_fire)
+    kill_a_worker(monkeypatch, step=6)
     train(config)
     assert curve(config) == curve(reference)
     assert before == curve(reference)[: len(before)]
@@ -118,6 +123,16 @@ def test_the_run_in_one_process_has_the_same_curve(reference, again):
     config = again("in_process=true")
     train(config)
     assert curve(config) == curve(reference)
+
+
+def test_a_run_that_samples_ahead_has_the_curve_of_one_process_also_when_a_worker_dies(again, monkeypatch):
+    alone, config = again("rollout.max_staleness=1", "in_process=true", "name=alone"), again("rollout.max_staleness=1")
+    train(alone)
+    kill_a_worker(monkeypatch, step=4)
+    train(config)
+    assert curve(config) == curve(alone)
+    assert rows(config)[-1]["worker/restarts"] == 1
+    assert [row["staleness/max"] for row in rows(config)[1:]] == [0, 1, 1, 1, 1, 1]
 
 
 def test_two_learner_ranks_learn_what_one_learns(reference, again):

@@ -54,6 +54,11 @@ def test_what_counts_at_once(name, metric, good, bad):
     ]  # fmt: skip
 
 
+def test_what_older_weights_sampled_may_differ():
+    assert looked([{"mismatch/k3": 2e-3, "staleness/max": 1.0}]) == [(set(), [])]
+    assert looked([{"mismatch/k3": 2e-3, "staleness/max": 0.0}]) == [({"mismatch"}, ["mismatch"])]
+
+
 def test_a_mean_over_nothing_is_passed_over():
     assert looked([{"entropy": None, "reward/mean": float("nan"), "mismatch/k3": None}] * 5) == [(set(), [])] * 5
 

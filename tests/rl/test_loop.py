@@ -2,12 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from whole_run import KILLS, TINY, Killed, answers, curve, kill_when
 
 from deltarl.model.checkpoint import load_model
 from deltarl.reward.plugin import RewardPluginError
@@ -26,26 +26,10 @@ from deltarl.rl.run_grpo import main
 from deltarl.rl.run_ppo import main as ppo_main
 from deltarl.rl.train import train
 
-TINY = Path(__file__).parent / "tiny.yaml"
-MACHINE = ("time/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
-
 
 @pytest.fixture
 def tiny(tiny):
     return lambda *overrides: tiny("in_process=true", *overrides)
-
-
-def curve(run_dir: Path) -> list[dict]:
-    rows = read_jsonl(run_dir / "metrics.jsonl")
-    return [{name: x for name, x in row.items() if not name.startswith(MACHINE)} for row in rows]
-
-
-def answers(run_dir: Path) -> list[dict]:
-    return [{name: x for name, x in row.items() if name != "seconds"} for row in read_jsonl(run_dir / "samples.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -124,37 +108,6 @@ def test_another_seed_gives_another_curve(reference, tiny):
     shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
     train(config)
     assert curve(config.run_dir)[1]["entropy"] != curve(reference.run_dir)[1]["entropy"]
-
-
-def kill_when(patch: pytest.MonkeyPatch, owner: type, method: str, when: Callable[..., bool], after: bool) -> None:
-    """Makes `owner.method` die before or after it did its work, the first time `when` its arguments say so."""
-    real = getattr(owner, method)
-
-    def dying(self, *args, **kwargs):
-        due = when(self, *args)
-        if due and not after:
-            raise Killed
-        result = real(self, *args, **kwargs)
-        if due:
-            raise Killed
-        return result
-
-    patch.setattr(owner, method, dying)
-
-
-KILLS = {
-    "while evaluating before the first step": (loop.Loop, "_evaluate", lambda self, step: step == 0, False),
-    "before the first checkpoint": (loop.Loop, "_publish", lambda self: self.fleets.learner.worker.version == 1, False),
-    "before the learner's part of a checkpoint": (Learner, "save", lambda self, *_: self.version == 4, False),
-    "before a checkpoint is renamed": (CheckpointStore, "complete", lambda self, folder, step, *_: step == 4, False),
-    "before the last is renamed": (CheckpointStore, "complete", lambda self, folder, step, *_: step == 6, False),
-    "before older ones are deleted": (CheckpointStore, "_link", lambda self, name, to: "04" in to.name, True),
-    "between checkpoint and metrics": (MetricsWriter, "log", lambda self, step, row: step == 4, False),
-    "between the last checkpoint and metrics": (MetricsWriter, "log", lambda self, step, row: step == 6, False),
-    "between metrics and samples": (MetricsWriter, "log", lambda self, step, row: step == 4, True),
-    "a step after a checkpoint": (MetricsWriter, "log", lambda self, step, row: step == 5, True),
-    "between update and publishing": (Learner, "update", lambda self, share, beta: self.version == 4, True),
-}
 
 
 @pytest.mark.parametrize("moment", KILLS)

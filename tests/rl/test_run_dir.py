@@ -51,6 +51,21 @@ def test_measured_success_rates_belong_to_the_config_they_were_measured_under(ti
         open_run_dir(tiny("data.train.num_problems=99"))
 
 
+def test_a_run_from_before_a_key_existed_has_its_default_and_one_with_unknown_keys_is_refused(tiny):
+    run_dir = open_run_dir(tiny())
+    (run_dir / "initial").mkdir()
+    file = run_dir / "config.yaml"
+    older = yaml.safe_load(file.read_text())
+    del older["rollout"]["max_staleness"]
+    file.write_text(yaml.safe_dump(older))
+    with pytest.raises(ConfigError, match=r"rollout\.max_staleness: 0 there, 1 here"):
+        open_run_dir(tiny("rollout.max_staleness=1"))
+    assert open_run_dir(tiny()) == run_dir
+    file.write_text(yaml.safe_dump(older | {"no_such_key": 1}))
+    with pytest.raises(ConfigError, match="this version cannot read"):
+        open_run_dir(tiny())
+
+
 def test_what_does_not_change_the_result_may_differ(tiny):
     (open_run_dir(tiny()) / "initial").mkdir()
     free = ["checkpoint.interval=5", "logging.samples_per_step=0", "rollout.num_cpus=1", "learner.num_cpus=1"]
