@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig, KimiLinearConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
@@ -74,10 +75,15 @@ class DecoderLayer(nn.Module):
 
 
 class HybridModel(nn.Module):
-    """Embedding, decoder layers, final norm. Whatever comes in, the layers see packed sequences."""
+    """Embedding, decoder layers, final norm. Whatever comes in, the layers see packed sequences.
+
+    Attributes:
+        activation_checkpointing: keep each layer's input alone for the backward pass, which computes the layer again.
+    """
 
     def __init__(self, config: KimiLinearConfig):
         super().__init__()
+        self.activation_checkpointing = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -116,7 +122,10 @@ class HybridModel(nn.Module):
         if cache is not None and rows is not None and packing.start is not None:
             cache.clear_rows(rows[packing.start == 0])  # pieces go on from what the rows hold
         for i, layer in enumerate(self.layers):
-            if cache is None:
+            if cache is None and self.activation_checkpointing and torch.is_grad_enabled():
+                # Nothing in a layer is random.
+                x = checkpoint(layer, x, packing, routing=routing, use_reentrant=False, preserve_rng_state=False)
+            elif cache is None:
                 x = layer(x, packing, routing=routing)
             else:
                 where = table if isinstance(cache.layers[i], Tensor) else rows

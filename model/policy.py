@@ -31,6 +31,14 @@ def load_policy(path: str | PathLike[str]) -> Policy:
     return load_model(path) if is_hybrid(path) else HFPolicy(load_causal_lm(path))
 
 
+def checkpoint_activations(policy: Policy) -> None:
+    """Has `policy` keep each layer's input alone for the backward pass, which computes the layer again."""
+    if isinstance(policy, HybridForCausalLM):
+        policy.model.activation_checkpointing = True
+    else:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
 def uses_every_parameter(policy: Policy) -> bool:
     """Whether a forward pass is sure to; of models that are not ours nothing is known."""
     return isinstance(policy, HybridForCausalLM)

@@ -210,6 +210,9 @@ class LearnerConfig(ObjectiveConfig):
     """Optimizer steps are left out where loss or gradient are not finite; so many in a row stop the run."""
     max_tokens_per_micro_batch: PositiveInt = 8192
     """Tokens of a forward and backward pass; changes memory and speed, not the gradient."""
+    activation_checkpointing: bool = False
+    """Keep the input of each layer alone for the backward pass, and compute the layer again there: less memory, more
+    time, the same numbers to the bit."""
     num_minibatches: PositiveInt = 1
     """Optimizer steps per sampled batch; the batch is cut into as many parts."""
     ptx_weight: NonNegativeFloat = 0.0
@@ -246,6 +249,7 @@ class LearnerConfig(ObjectiveConfig):
             return self
         for key, value, why in (
             ("sharding", self.sharding != "none", "its matrices are merged whole in every pass; use sharding=none"),
+            ("activation_checkpointing", self.activation_checkpointing, "merged matrices are those of the pass alone"),
             ("optimizer", self.optimizer == "muon", "Muon is for whole matrices, not for factors; use optimizer=adamw"),
             ("reference_interval", bool(self.reference_interval), "the reference model is the policy without adapters"),
         ):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from deltarl.kernels.batch_invariant import set_batch_invariant
 from deltarl.model.hf_policy import HFPolicy
 from deltarl.model.hybrid import HybridForCausalLM
-from deltarl.model.policy import load_policy, uses_every_parameter
+from deltarl.model.policy import checkpoint_activations, load_policy, uses_every_parameter
 from deltarl.model.value import PolicyWithValues
 from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample, micro_batches
@@ -71,6 +71,8 @@ class Learner:
         self._writer, self._writing = ThreadPoolExecutor(1, "checkpoint"), cast("Future[None] | None", None)
         model: Any = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
+        if config.activation_checkpointing:
+            checkpoint_activations(model)
         self._stored_dtypes = model.stored_dtypes if isinstance(model, HFPolicy) else None
         if config.lora is not None:
             model = LoRAPolicy(model, config.lora, model_path)
@@ -96,6 +98,7 @@ class Learner:
                 head = module.head
             else:
                 head = own_trunk(model_path, self.accelerator.device, config.sharding)
+                head.trunk.activation_checkpointing = config.activation_checkpointing
             self.critic = Critic(config.critic, self.accelerator, head, betas, config.sharding)
         # Not prepared: an Accelerate scheduler would step once per rank.
         self.scheduler = lr_schedule(config.lr_schedule, optimizer, config.warmup_steps, total_updates)

@@ -24,6 +24,7 @@ FREE_KEYS = (
     "rollout.num_cpus",
     "learner.num_cpus",
     "learner.num_ranks",
+    "learner.activation_checkpointing",
     "learner.sharding",
 )
 

@@ -154,6 +154,7 @@ def test_a_bf16_policy_is_merged_as_it_is_published(policy_folder, tmp_path):
     ("changes", "message"),
     [
         ({"sharding": "fsdp", "num_ranks": 2}, "learner.sharding = 'fsdp'"),
+        ({"activation_checkpointing": True}, "learner.activation_checkpointing = True"),
         ({"optimizer": "muon"}, "learner.optimizer = 'muon'"),
         ({"reference_interval": 2, "beta": 0.1}, "learner.reference_interval = 2"),
         ({"baseline": "critic", "scale_rewards": "whiten", "critic": {"trunk": "shared"}}, "trunk = 'shared'"),
