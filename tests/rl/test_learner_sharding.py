@@ -59,10 +59,10 @@ CASES = {
 
 
 def config_of(case: str, sharding: str = "none") -> LearnerConfig:
-    # In bf16 an answer is a micro-batch: the rounding of a gradient depends on what a product sums up.
-    # Layers of sharded weights are put together once more where they are computed again.
-    own = {"sharding": sharding, "activation_checkpointing": sharding == "fsdp"}
-    own |= {"max_tokens_per_micro_batch": 1} if "bf16" in case else {}
+    # A layer of sharded weights is put together once more where it is computed again.
+    own: dict = {"sharding": sharding, "activation_checkpointing": sharding == "fsdp"}
+    if "bf16" in case:  # an answer is a micro-batch: the rounding of a gradient depends on what a product sums up
+        own["max_tokens_per_micro_batch"] = 1
     return CONFIG.model_copy(update=own)
 
 
