@@ -1,6 +1,8 @@
-"""Interchangeable workers: any item of work can go to any of them, and a dead one costs only the item it held."""
+"""Interchangeable workers: any of them can do any item of work, and a dead or stuck one costs only the item it held."""
 
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -22,13 +24,17 @@ class WorkerLostError(RuntimeError):
 class Fleet:
     """`size` actors built from one spec. Not thread-safe."""
 
-    def __init__(self, name: str, spec: WorkerSpec, size: int):
+    def __init__(self, name: str, spec: WorkerSpec, size: int, stuck_after: float = math.inf):
         """Starts the workers and waits until all are constructed.
+
+        Args:
+            stuck_after: seconds that one call of a worker may take. After them it is killed, and replaced like one that
+                died.
 
         Raises:
             WorkerLostError: a worker's constructor raised.
         """
-        self.name, self._spec = name, spec
+        self.name, self._spec, self._stuck_after = name, spec, stuck_after
         self.restarts = 0
         self._state: dict[str, tuple[Any, ...]] = {}  # last broadcast of each method, for workers that start later
         self._workers: list[Any] = [spec.spawn() for _ in range(size)]
@@ -53,12 +59,19 @@ class Fleet:
         deaths = [0] * len(items)
         waiting = deque(range(len(items)))
         idle = deque(range(len(self._workers)))
-        running: dict[ray.ObjectRef, tuple[int, int]] = {}
+        running: dict[ray.ObjectRef, tuple[int, int]] = {}  # in the order in which they were begun
+        deadline: dict[ray.ObjectRef, float] = {}
         while waiting or running:
             while waiting and idle:
                 index, item = idle.popleft(), waiting.popleft()
-                running[getattr(self._workers[index], method).remote(*items[item])] = (index, item)
-            ref = wait_any(list(running), f"{self.name}: {len(running)} busy, {len(waiting)} items not started")
+                call = getattr(self._workers[index], method).remote(*items[item])
+                running[call], deadline[call] = (index, item), time.monotonic() + self._stuck_after
+            oldest = next(iter(running))
+            doing = f"{self.name}: {len(running)} busy, {len(waiting)} items not started"
+            ref = wait_any(list(running), doing, deadline[oldest])
+            if ref is None:
+                ref = oldest
+                self._kill_stuck(running[ref][0], method)
             index, item = running.pop(ref)
             try:
                 results[item] = ray.get(ref)
@@ -78,8 +91,10 @@ class Fleet:
         """
         self._state[method] = args
         refs = [getattr(worker, method).remote(*args) for worker in self._workers]
-        wait_all(refs, f"{self.name} to {method}")
+        deadline = time.monotonic() + self._stuck_after
         for index, ref in enumerate(refs):
+            if wait_any([ref], f"{self.name} to {method}", deadline) is None:
+                self._kill_stuck(index, method)
             try:
                 ray.get(ref)
             except RayActorError:
@@ -93,6 +108,10 @@ class Fleet:
         """Ends the workers."""
         for worker in self._workers:
             ray.kill(worker)
+
+    def _kill_stuck(self, index: int, method: str) -> None:
+        log.warning("one of the %s is stuck: %s took over %g s; killing it", self.name, method, self._stuck_after)
+        ray.kill(self._workers[index])
 
     def _replace(self, index: int) -> None:
         """Starts another worker and brings it to where the others are; it may die on the way like any other."""

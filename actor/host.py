@@ -1,6 +1,7 @@
 """One plain class in one Ray actor, and waiting for it without leaving the user in the dark."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,13 +49,23 @@ class WorkerSpec:
         return ray.remote(self.cls).options(**options).remote(*self.args, **self.kwargs)
 
 
-def wait_any(refs: Sequence[ray.ObjectRef], waiting_for: str) -> ray.ObjectRef:
-    """The first of `refs` that is ready or failed; logs a line for every `PATIENCE` seconds of waiting."""
+def wait_any(refs: Sequence[ray.ObjectRef], waiting_for: str, until: float = math.inf) -> ray.ObjectRef | None:
+    """The first of `refs` that is ready or failed; logs a line for every `PATIENCE` seconds of waiting.
+
+    Args:
+        until: the time on `time.monotonic`'s clock from which on it waits no longer.
+
+    Returns:
+        None if none was ready by then.
+    """
     start = time.monotonic()
     while True:
-        ready, _ = ray.wait(list(refs), num_returns=1, timeout=PATIENCE)
+        patience = max(0.0, min(PATIENCE, until - time.monotonic()))
+        ready, _ = ray.wait(list(refs), num_returns=1, timeout=patience)
         if ready:
             return ready[0]
+        if time.monotonic() >= until:
+            return None
         log.warning("waited %.0f s for %s", time.monotonic() - start, waiting_for)
 
 
@@ -62,4 +73,6 @@ def wait_all(refs: Sequence[ray.ObjectRef], waiting_for: str) -> None:
     """Returns when every ref is ready or failed."""
     left = list(refs)
     while left:
-        left.remove(wait_any(left, f"{waiting_for} ({len(left)} of {len(refs)} not done)"))
+        done = wait_any(left, f"{waiting_for} ({len(left)} of {len(refs)} not done)")
+        assert done is not None  # it waits for ever
+        left.remove(done)

@@ -137,6 +137,8 @@ class RolloutConfig(Section):
     """Ray CPUs a worker reserves."""
     num_gpus: float = Field(default=0.0, ge=0, le=1)
     """GPU of a worker, or its share of one; 0 samples on the CPU."""
+    stuck_after: PositiveFloat = 3600.0
+    """Seconds that a worker's share of a batch may take. After them it is killed, and another worker does the share."""
 
 
 class RewardFunctionConfig(Section):
@@ -162,6 +164,8 @@ class RewardConfig(Section):
     num_workers: PositiveInt = 1
     """Ray actors that score."""
     num_cpus: PositiveFloat = 0.25
+    stuck_after: PositiveFloat = 3600.0
+    """As rollout.stuck_after, of a worker that scores."""
 
     @model_validator(mode="after")
     def _distinct_names(self) -> "RewardConfig":

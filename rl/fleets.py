@@ -56,8 +56,8 @@ class Fleets:
         # First of all: ranks need a GPU each, and workers that came before might leave them no two.
         ranks = Gang("learner", rank, learner.num_ranks)
         return cls(
-            Fleet("rollout workers", sampler, rollout.num_workers),
-            Fleet("reward workers", scorer, config.reward.num_workers),
+            Fleet("rollout workers", sampler, rollout.num_workers, rollout.stuck_after),
+            Fleet("reward workers", scorer, config.reward.num_workers, config.reward.stuck_after),
             ranks,
         )
 

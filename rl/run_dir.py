@@ -22,6 +22,8 @@ FREE_KEYS = (
     "logging",
     "reward.num_cpus",
     "rollout.num_cpus",
+    "rollout.stuck_after",
+    "reward.stuck_after",
     "learner.num_cpus",
     "learner.num_ranks",
     "learner.activation_checkpointing",

@@ -28,11 +28,11 @@ def _spec(cls: type, *args: object, num_gpus: float = 0.0) -> WorkerSpec:
 
 @pytest.fixture
 def make_fleet(ray_address: str) -> Iterator[Callable[..., Fleet]]:
-    """`make_fleet(cls, size, *args)`: a fleet that ends with the test."""
+    """`make_fleet(cls, size, *args, **options of the fleet)`: a fleet that ends with the test."""
     fleets: list[Fleet] = []
 
-    def make(cls: type, size: int = 2, *args: object) -> Fleet:
-        fleets.append(Fleet("test workers", _spec(cls, *args), size))
+    def make(cls: type, size: int = 2, *args: object, **options: float) -> Fleet:
+        fleets.append(Fleet("test workers", _spec(cls, *args), size, **options))
         return fleets[-1]
 
     yield make

@@ -108,6 +108,21 @@ def test_an_item_may_kill_two_workers_but_not_a_third(make_fleet, tmp_path):
     assert (tmp_path / "1").read_text() == "x" * 7
 
 
+def test_a_worker_that_stands_still_is_replaced_and_its_item_done_by_another(make_fleet, caplog):
+    fleet = make_fleet(Worker, 2, stuck_after=4.0)
+    fleet.broadcast("set_factor", 10)
+    stopped = fleet.pids()
+    os.kill(stopped[0], signal.SIGSTOP)
+    assert fleet.map("compute", items(6)) == [10 * i for i in range(6)]
+    assert fleet.restarts == 1
+    assert "one of the test workers is stuck: compute took over 4 s" in caplog.text
+    assert stopped[1] in fleet.pids()
+    os.kill(stopped[1], signal.SIGSTOP)
+    fleet.broadcast("set_factor", 20)
+    assert fleet.restarts == 2
+    assert fleet.map("compute", items(4)) == [20 * i for i in range(4)]
+
+
 def test_workers_killed_while_idle_are_replaced_when_they_are_needed(make_fleet):
     fleet = make_fleet(Worker, 2)
     fleet.broadcast("set_factor", 10)
