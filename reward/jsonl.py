@@ -46,14 +46,22 @@ def _parse(line: str, where: str) -> dict[str, Any]:
 def text_field(row: Mapping[str, Any], name: str, where: str, option: str) -> str:
     """The text ``row`` holds under ``name``; ``option`` is what the user sets to name another field.
 
+    An integer counts as the text it is written as, a list of chat messages as what the last of them says.
+
     Raises:
-        InputError: there is no such field, or it holds something other than text.
+        InputError: there is no such field, or it holds something else.
     """
     if name not in row:
         near = get_close_matches(name, row, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"{where}: no field {name!r}; {hint}it has {', '.join(sorted(row))}: choose with {option}")
     value = row[name]
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        value = value[-1].get("content")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, str):
-        raise InputError(f"{where}: field {name!r} is a {type(value).__name__}; it must be text: choose with {option}")
+        # A fraction too: as text, 0.50 says how exactly it is known, and as a number it is 0.5.
+        written = json.dumps(row[name])[:40]
+        raise InputError(f"{where}: field {name!r} is {written}; make it text, or choose another field with {option}")
     return value

@@ -100,6 +100,12 @@ def test_score_writes_verdicts_and_counts_them(tmp_path: Path, capsys: pytest.Ca
     assert "scoring" in shown.err
 
 
+def test_score_reads_whole_numbers_and_chat_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": r"\boxed{5}"}]
+    assert main(["score", write(tmp_path / "answers.jsonl", {"completion": said, "answer": 5})]) == 0
+    assert "right: equal" in capsys.readouterr().out
+
+
 def test_score_looks_at_the_question_if_told_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"completion": r"\boxed{17 \cdot 23}", "answer": "391", "problem": r"Compute $17 \cdot 23$."}
     file = write(tmp_path / "answers.jsonl", row)
@@ -120,7 +126,8 @@ def test_score_looks_at_the_question_if_told_where(tmp_path: Path, capsys: pytes
         ("{\n", "x.jsonl:1: not JSON"),
         ('\n"text"\n', "x.jsonl:2: a str; give one JSON object on each line"),
         ('{"completions": "", "answer": ""}\n', "no field 'completion'; did you mean 'completions'?"),
-        ('{"completion": "", "answer": 5}\n', "field 'answer' is a int; it must be text: choose with --gold"),
+        ('{"completion": "", "answer": 0.5}\n', "field 'answer' is 0.5; make it text, or choose another field with"),
+        ('{"completion": [], "answer": "5"}\n', "field 'completion' is []; make it text, or choose another field"),
         (b"\xff\n", "is not UTF-8 text"),
     ],
 )
