@@ -65,9 +65,14 @@ def _print_plan(config: RunConfig) -> int:
 
 
 def exit_status(run: Callable[[], None]) -> int:
-    """Runs; 0, or 2 after a one-line message for whatever it raised. The run's log.txt has the traceback."""
+    """Runs; 0, or 2 after a one-line message for whatever it raised, 130 if it was stopped by SIGINT or SIGTERM. The
+    run's log.txt has the traceback."""
     try:
         run()
+    except KeyboardInterrupt:
+        log.debug("stopped by", exc_info=True)
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     except Exception as error:
         log.debug("stopped by", exc_info=True)
         print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)  # from an actor, it comes wrapped

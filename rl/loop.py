@@ -77,7 +77,8 @@ class Loop:
     def run(self) -> None:
         """From the first step not done yet to the last.
 
-        If sampling or scoring fails, the steps done so far are saved before the error goes on.
+        If sampling or scoring fails, or the run is stopped by SIGINT or SIGTERM, the steps done so far are saved before
+        the error goes on.
         """
         try:
             if self.first_step == 1:
@@ -91,7 +92,8 @@ class Loop:
             self._finish_saving()
             if self.saved_step < self.config.steps:
                 raise OSError(f"the last checkpoint could not be written to {self.store.root}: is the disk full?")
-        except Exception:
+        except (Exception, KeyboardInterrupt):
+            # In the middle of an update nobody knows the weights: then the run goes on from an earlier checkpoint.
             if self.logged_step > self.saved_step and self.weights_step == self.logged_step:
                 self._save(self.logged_step)
             raise

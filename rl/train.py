@@ -1,12 +1,37 @@
 """A run from its configuration to its report: warm start, then sample, score, learn."""
 
 import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from deltarl.actor import runtime
 from deltarl.rl.config import RunConfig
 from deltarl.rl.run_dir import log_to, open_run_dir
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Has SIGTERM (`ray job stop`, a batch system, a spot instance that is taken back) stop the run as Ctrl-C does.
+
+    To be entered after Ray was started, which has a handler of its own. Only the main thread can.
+    """
+
+    def stop(*unused: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def train(config: RunConfig) -> None:
@@ -38,7 +63,8 @@ def train(config: RunConfig) -> None:
         model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
         fleets = Fleets.start(config, model_path)
         try:
-            Loop(config, run_dir, tokenizer, problems, fleets).run()
+            with stopped_by_sigterm():
+                Loop(config, run_dir, tokenizer, problems, fleets).run()
         finally:
             fleets.close()
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,25 @@ def test_a_run_outlives_a_full_disk_but_does_not_end_without_its_last_checkpoint
     assert "a checkpoint could not be written ([Errno 28] No space left on device); the newest is" in caplog.text
     assert CheckpointStore(again.run_dir, 2).latest().name == ("step_000004" if lost == 6 else "step_000006")
     train(again)
+    assert curve(again.run_dir) == curve(reference.run_dir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_saves_what_it_did_and_says_how_to_go_on(reference, again, monkeypatch, capsys, number):
+    real = Collector.collect
+
+    def collect(self, step):
+        if step == 3:
+            signal.raise_signal(number)
+        return real(self, step)
+
+    command = ["--config", str(TINY), "in_process=true", f"output_dir={again.output_dir}", "checkpoint.interval=100"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Collector, "collect", collect)
+        assert main(command) == 130
+    assert "stopped; the same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert CheckpointStore(again.run_dir, 2).latest().name == "step_000002"
+    assert main(command) == 0
     assert curve(again.run_dir) == curve(reference.run_dir)
 
 
