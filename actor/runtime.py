@@ -11,7 +11,8 @@ log = logging.getLogger(__name__)
 
 
 def start(num_cpus_needed: float, gpu_shares: Sequence[float]) -> None:
-    """Joins the running cluster (`ray job submit`, RAY_ADDRESS, or `ray start` on this machine), else starts Ray here.
+    """Joins the running cluster (`ray job submit`, RAY_ADDRESS, or `ray start` on this machine), else starts a Ray of
+    its own here.
 
     Args:
         num_cpus_needed: what all actors of the run reserve together. A Ray started here offers at least that much, so
@@ -21,16 +22,18 @@ def start(num_cpus_needed: float, gpu_shares: Sequence[float]) -> None:
 
     Raises:
         RuntimeError: the cluster that was joined can never place the actors.
+        ConnectionError: nobody answers at RAY_ADDRESS, or where `ray start` was.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         return
+    # The processes share this machine's cores through their thread counts; Ray's CPU numbers only place them.
+    cpus = max(os.cpu_count() or 1, math.ceil(num_cpus_needed))
     try:
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
-    except ConnectionError:
-        # The processes share this machine's cores through their thread counts; Ray's CPU numbers only place them.
-        cpus = max(os.cpu_count() or 1, math.ceil(num_cpus_needed))
+        # Not address="auto", which also finds the Ray that another run started for itself and will take away again.
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except ValueError:  # there is a cluster, whose CPUs are not for us to set
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
     offered = ray.cluster_resources().get("CPU", 0.0)
     if offered < num_cpus_needed:
         raise RuntimeError(

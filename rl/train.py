@@ -58,15 +58,15 @@ def train(config: RunConfig) -> None:
     if not config.in_process:
         runtime.start(cpus_needed(config), gpu_shares(config))
     try:
-        if shown and not config.in_process and not (run_dir / "initial").is_dir():
-            warm_start(config, run_dir / "initial", shown)
-        model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
-        fleets = Fleets.start(config, model_path)
-        try:
-            with stopped_by_sigterm():
+        with stopped_by_sigterm():
+            if shown and not config.in_process and not (run_dir / "initial").is_dir():
+                warm_start(config, run_dir / "initial", shown)
+            model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
+            fleets = Fleets.start(config, model_path)
+            try:
                 Loop(config, run_dir, tokenizer, problems, fleets).run()
-        finally:
-            fleets.close()
+            finally:
+                fleets.close()
     finally:
         if not config.in_process:
             runtime.stop()
