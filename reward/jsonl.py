@@ -1,10 +1,12 @@
-"""JSON Lines files as the commands read them: every complaint names the file, the line and what to do."""
+"""JSON Lines files, gzipped or not, as the commands read them: complaints name the file, the line and what to do."""
 
+import gzip
+import io
 import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 
 class InputError(ValueError):
@@ -14,23 +16,31 @@ class InputError(ValueError):
 def count_lines(path: Path) -> int:
     """Lines of ``path``, for a progress bar. Raises InputError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             return sum(1 for _ in file)
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except (OSError, EOFError) as error:
+        raise _unreadable(path, error) from error
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The line number and object of each line that is not blank. Raises InputError."""
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+        with _open(path) as file:
+            for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8"), 1):
                 if line.strip():
                     yield number, _parse(line, f"{path}:{number}")
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except (OSError, EOFError) as error:
+        raise _unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def _unreadable(path: Path, error: OSError | EOFError) -> InputError:
+    return InputError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}")
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:

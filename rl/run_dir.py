@@ -74,7 +74,7 @@ def log_to(run_dir: Path) -> None:
     handlers: list[logging.Handler] = [terminal, logging.FileHandler(run_dir / "log.txt")]
     logging.getLogger("deltarl").setLevel(logging.DEBUG)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
-    for chatty in ("httpx", "ray", "transformers", "trl", "datasets"):
+    for chatty in ("httpx", "ray", "transformers", "trl", "datasets", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

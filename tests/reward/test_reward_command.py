@@ -1,5 +1,6 @@
 """The command `deltarl-verify`, from its arguments to its output and exit status."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -104,6 +105,16 @@ def test_score_reads_whole_numbers_and_chat_messages(tmp_path: Path, capsys: pyt
     said = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": r"\boxed{5}"}]
     assert main(["score", write(tmp_path / "answers.jsonl", {"completion": said, "answer": 5})]) == 0
     assert "right: equal" in capsys.readouterr().out
+
+
+def test_gzipped_files_are_read_and_broken_ones_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "answers.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"completion": "\\\\boxed{5}", "answer": "5"}\n' * 3))
+    assert main(["score", str(path)]) == 0
+    assert "over 3 answers" in capsys.readouterr().out
+    path.write_bytes(path.read_bytes()[:-10])
+    assert main(["score", str(path)]) == 2
+    assert f"cannot read {str(path)!r}: " in capsys.readouterr().err
 
 
 def test_score_looks_at_the_question_if_told_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
