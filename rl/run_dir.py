@@ -53,7 +53,9 @@ def open_run_dir(config: RunConfig) -> Path:
             ) from error
         before, now = _flatten(found.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
         differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
-        differ = [k for k in differ if not k.startswith(FREE_KEYS)]
+        # A run may go on for more steps than it was first meant to, unless its learning rate depends on their number.
+        free = (*FREE_KEYS, "steps") if config.learner.lr_schedule == "constant" else FREE_KEYS
+        differ = [k for k in differ if not k.startswith(free)]
         if differ:
             changes = ", ".join(f"{k}: {before.get(k)} there, {now.get(k)} here" for k in differ[:3])
             raise ConfigError(

@@ -165,6 +165,14 @@ def test_a_run_that_is_stopped_saves_what_it_did_and_says_how_to_go_on(reference
     assert curve(again.run_dir) == curve(reference.run_dir)
 
 
+def test_a_finished_run_goes_on_for_more_steps(reference, again):
+    train(again.model_copy(update={"steps": 4}))
+    train(again)
+    rows = {row["step"]: row for row in curve(again.run_dir)}
+    for row in curve(reference.run_dir):
+        assert row.items() <= rows[row["step"]].items()  # step 4 was evaluated besides, as the last
+
+
 def test_a_better_policy_is_kept_when_it_is_found(reference, again, monkeypatch):
     found = iter((0.9, 0.5, 0.4))  # before the first step, and at 3 and 6
     real = loop.Loop._evaluate

@@ -66,6 +66,14 @@ def test_a_run_from_before_a_key_existed_has_its_default_and_one_with_unknown_ke
         open_run_dir(tiny())
 
 
+def test_more_steps_are_free_unless_the_learning_rate_depends_on_them(tiny):
+    (open_run_dir(tiny()) / "initial").mkdir()
+    assert open_run_dir(tiny("steps=9")).is_dir()
+    (open_run_dir(tiny("name=other", "learner.lr_schedule=cosine")) / "initial").mkdir()
+    with pytest.raises(ConfigError, match="steps: 6 there, 9 here"):
+        open_run_dir(tiny("name=other", "learner.lr_schedule=cosine", "steps=9"))
+
+
 def test_what_does_not_change_the_result_may_differ(tiny):
     (open_run_dir(tiny()) / "initial").mkdir()
     free = ["checkpoint.interval=5", "logging.samples_per_step=0", "rollout.num_cpus=1", "learner.num_cpus=1"]
