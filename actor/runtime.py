@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 
@@ -22,18 +23,29 @@ def start(num_cpus_needed: float, gpu_shares: Sequence[float]) -> None:
 
     Raises:
         RuntimeError: the cluster that was joined can never place the actors.
-        ConnectionError: nobody answers at RAY_ADDRESS, or where `ray start` was.
+        ConnectionError: nobody answers at RAY_ADDRESS.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         return
     # The processes share this machine's cores through their thread counts; Ray's CPU numbers only place them.
     cpus = max(os.cpu_count() or 1, math.ceil(num_cpus_needed))
+    own: dict[str, Any] = {
+        "num_cpus": cpus,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
     try:
         # Not address="auto", which also finds the Ray that another run started for itself and will take away again.
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(**own)
     except ValueError:  # there is a cluster, whose CPUs are not for us to set
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+        try:
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+        except ConnectionError:
+            if "RAY_ADDRESS" in os.environ:
+                raise
+            ray.init(address="local", **own)  # `ray start` was here once, and left its address behind
     offered = ray.cluster_resources().get("CPU", 0.0)
     if offered < num_cpus_needed:
         raise RuntimeError(

@@ -17,7 +17,8 @@ def ray_address() -> Iterator[str]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Workers have a niceness of 15 by themselves, with which tests in other processes would starve them.
     niceness = {"worker_niceness": 0}
-    context = ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, _system_config=niceness)
+    options = {"include_dashboard": False, "log_to_driver": False, "_system_config": niceness}
+    context = ray.init(address="local", num_cpus=2, num_gpus=2, **options)
     yield context.address_info["gcs_address"]
     ray.shutdown()
 
