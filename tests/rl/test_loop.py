@@ -156,9 +156,13 @@ def test_a_run_that_is_stopped_saves_what_it_did_and_says_how_to_go_on(reference
         return real(self, step)
 
     command = ["--config", str(TINY), "in_process=true", f"output_dir={again.output_dir}", "checkpoint.interval=100"]
-    with monkeypatch.context() as patch:
-        patch.setattr(Collector, "collect", collect)
-        assert main(command) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Collector, "collect", collect)
+            assert main(command) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "stopped; the same command goes on from the last checkpoint" in capsys.readouterr().err
     assert CheckpointStore(again.run_dir, 2).latest().name == "step_000002"
     assert main(command) == 0
