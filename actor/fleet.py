@@ -59,20 +59,20 @@ class Fleet:
         deaths = [0] * len(items)
         waiting = deque(range(len(items)))
         idle = deque(range(len(self._workers)))
-        running: dict[ray.ObjectRef, tuple[int, int]] = {}  # in the order in which they were begun
-        deadline: dict[ray.ObjectRef, float] = {}
+        # Worker, item and the time to be done by, in the order in which they were begun.
+        running: dict[ray.ObjectRef, tuple[int, int, float]] = {}
         while waiting or running:
             while waiting and idle:
                 index, item = idle.popleft(), waiting.popleft()
                 call = getattr(self._workers[index], method).remote(*items[item])
-                running[call], deadline[call] = (index, item), time.monotonic() + self._stuck_after
-            oldest = next(iter(running))
+                running[call] = index, item, time.monotonic() + self._stuck_after
+            oldest, (stuck, _, deadline) = next(iter(running.items()))
             doing = f"{self.name}: {len(running)} busy, {len(waiting)} items not started"
-            ref = wait_any(list(running), doing, deadline[oldest])
+            ref = wait_any(list(running), doing, deadline)
             if ref is None:
+                self._kill_stuck(stuck, method)
                 ref = oldest
-                self._kill_stuck(running[ref][0], method)
-            index, item = running.pop(ref)
+            index, item, _ = running.pop(ref)
             try:
                 results[item] = ray.get(ref)
             except RayActorError as error:

@@ -67,13 +67,13 @@ def main() -> None:
         from kernels_measure import matmul_rate
 
         rate = matmul_rate(torch.device("cuda"))
+    check(found, TOLERANCE[args.device])
     print("\n".join(table(found, tokens, parameters, rate)))
     if args.out:
         report = describe(["torch", "transformers", "trl"]) | {"arguments": vars(args) | {"out": str(args.out)}}
         report |= {"tokens": tokens, "parameters": parameters, "matmul_flops": rate}
         report["sides"] = {key: [asdict(m) for m in turns] for key, turns in found.items()}
         args.out.write_text(json.dumps(report, indent=1) + "\n")
-    check(found, TOLERANCE[args.device])
 
 
 def run_side(side: str, folder: Path, threads: int, device: str) -> Measured:

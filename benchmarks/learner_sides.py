@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import vs_trl_chunk16
 from learner_workload import Answers, Measured
+from vs_trl_workload import TRL_SETTINGS
 
 from deltarl.rl.advantages import group_advantages
 from deltarl.rl.batch import TrainSample, split_batch
@@ -114,25 +115,13 @@ def run_trl(folder: Path, work: Answers) -> Measured:
         generation_batch_size=batch,
         num_generations=work.generations,
         max_completion_length=work.max_tokens,
-        temperature=1.0,
-        shuffle_dataset=False,
         learning_rate=work.learning_rate,
-        lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
-        weight_decay=0.0,
         max_grad_norm=1.0,
-        beta=0.0,
         epsilon=0.2,
-        loss_type="dapo",
-        scale_rewards="group",
         use_cpu=not on_gpu,
         bf16=on_gpu,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
         logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **TRL_SETTINGS,
     )
     steps = Steps()
     GRPOTrainer(

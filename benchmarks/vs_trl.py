@@ -10,19 +10,16 @@ whatever else the machine does falls on all of them. `README.md` says how to rea
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 import vs_trl_chunk16
+from machine import describe
 from transformers import KimiLinearForCausalLM, logging
 from vs_trl_workload import StepTime, Workload, make_model
 
@@ -67,9 +64,9 @@ def main() -> None:
                 times[side] += run_side(side, folder, args.threads)
     print(markdown(times, work, args.threads))
     if args.out:
-        report = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine(args.threads),
+        report = describe(PACKAGES) | {
+            "load_average": os.getloadavg()[0],
+            "threads": args.threads,
             "workload": asdict(work),
             "max_logit_difference": differences,
             "sides": {side: [asdict(t) for t in steps] for side, steps in times.items()},
@@ -146,25 +143,6 @@ def _medians(steps: list[StepTime]) -> tuple[float, float, float, float]:
         statistics.median(t.step for t in steps),
         statistics.median(t.cpu for t in steps),
     )
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    models = [line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout.strip()
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "threads": threads,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "commit": commit,
-        "uncommitted_changes": bool(changed),
-    }
 
 
 if __name__ == "__main__":

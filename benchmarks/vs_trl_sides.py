@@ -18,7 +18,7 @@ import vs_trl_chunk16
 from datasets import Dataset
 from transformers import AutoTokenizer, KimiLinearForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-from vs_trl_workload import StepTime, Workload, digit_share
+from vs_trl_workload import TRL_SETTINGS, StepTime, Workload, digit_share
 
 from deltarl.model.checkpoint import load_model
 from deltarl.rl.advantages import group_advantages
@@ -124,26 +124,14 @@ def run_trl(folder: Path, work: Workload, micro_batch: int = 16) -> list[StepTim
         max_completion_length=work.max_tokens,
         # Answers that all run to the end, as on the other side, where no token stops them.
         generation_kwargs={"suppress_tokens": [tokenizer.eos_token_id]},
-        temperature=1.0,
-        shuffle_dataset=False,
         learning_rate=work.learning_rate,
-        lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
-        weight_decay=0.0,
         max_grad_norm=work.max_grad_norm,
-        beta=0.0,
         epsilon=work.epsilon,
-        loss_type="dapo",
-        scale_rewards="group",
         seed=work.seed,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
         logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **TRL_SETTINGS,
     )
     clock = StepClock()
     trainer = GRPOTrainer(

@@ -14,7 +14,7 @@ from deltarl.model.checkpoint import load_model
 from deltarl.model.value import HybridForValues
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample
 from deltarl.rl.checkpoint import Write
-from deltarl.rl.config import Sharding
+from deltarl.rl.config import LearnerConfig, Sharding
 from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.master_weights import hold_masters, masters
 from deltarl.rl.objectives.value import value_loss
@@ -108,10 +108,11 @@ class Critic:
         load_optimizer(folder / FOLDER, self.module, self.optimizer.optimizer, self._scheduler)
 
 
-def own_trunk(model_path: str, device: torch.device, sharding: Sharding) -> HybridForValues:
+def own_trunk(model_path: str, device: torch.device, config: LearnerConfig) -> HybridForValues:
     """A critic that starts as a copy of the policy, and learns in fp32."""
     critic = HybridForValues(load_model(model_path).model)
-    hold_masters(critic, keep_rounded=sharding == "none")
+    critic.trunk.activation_checkpointing = config.activation_checkpointing
+    hold_masters(critic, keep_rounded=config.sharding == "none")
     return critic.to(device)
 
 

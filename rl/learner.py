@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -68,7 +68,8 @@ class Learner:
         if config.batch_invariant:
             set_batch_invariant(True)
         self.skipped = 0  # optimizer steps left out since the policy last took one
-        self._writer, self._writing = ThreadPoolExecutor(1, "checkpoint"), cast("Future[None] | None", None)
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
         model: Any = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
         if config.activation_checkpointing:
@@ -97,8 +98,7 @@ class Learner:
             if isinstance(module, PolicyWithValues):
                 head = module.head
             else:
-                head = own_trunk(model_path, self.accelerator.device, config.sharding)
-                head.trunk.activation_checkpointing = config.activation_checkpointing
+                head = own_trunk(model_path, self.accelerator.device, config)
             self.critic = Critic(config.critic, self.accelerator, head, betas, config.sharding)
         # Not prepared: an Accelerate scheduler would step once per rank.
         self.scheduler = lr_schedule(config.lr_schedule, optimizer, config.warmup_steps, total_updates)

@@ -26,8 +26,8 @@ def hold_masters(module: nn.Module, keep_rounded: bool) -> None:
     is made.
 
     Args:
-        keep_rounded: hold all rounded weights beside the masters, at the price of their memory; a pass of a small model
-            takes the less time on a GPU. Not where weights are sharded, which no rank ever has all of.
+        keep_rounded: hold all rounded weights beside the masters, at the price of their memory, so that neither the
+            forward nor the backward pass rounds one by one. Not where weights are sharded: no rank has all of them.
     """
     rounding: _RoundBefore | _RoundAnew = _RoundBefore() if keep_rounded else _RoundAnew()
     stored: dict[str, torch.dtype] = {}  # by the names of the masters

@@ -10,24 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from whole_run import TINY, answers, curve
 
 from deltarl.rl.cli import load_config
-from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.train import train
 
-TINY = Path(__file__).parent / "tiny.yaml"
-MACHINE = ("time/", "tok_s/", "verdict/seconds", "worker/")
 KILLS, STEPS = 20, 24
 OPTIONS = ["in_process=true", f"steps={STEPS}", "checkpoint.interval=1", "eval.interval=5", "logging.wandb=disabled"]
-
-
-def curve(run_dir: Path) -> list[dict]:
-    rows = read_jsonl(run_dir / "metrics.jsonl")
-    return [{name: x for name, x in row.items() if not name.startswith(MACHINE)} for row in rows]
-
-
-def answers(run_dir: Path) -> list[dict]:
-    return [{name: x for name, x in row.items() if name != "seconds"} for row in read_jsonl(run_dir / "samples.jsonl")]
 
 
 def lines(file: Path) -> int:
