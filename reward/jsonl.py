@@ -40,7 +40,8 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _unreadable(path: Path, error: OSError | EOFError) -> InputError:
-    return InputError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}")
+    reason = error.strerror if isinstance(error, OSError) else None
+    return InputError(f"cannot read {str(path)!r}: {reason or error}")
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
