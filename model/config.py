@@ -1,8 +1,11 @@
 """Model configurations: transformers' own `KimiLinearConfig`, built from the few numbers that matter and checked."""
 
-from typing import Any
+from typing import Any, Literal
 
 from transformers import KimiLinearConfig
+
+
+LinearAttention = Literal["kda", "gdn"]
 
 
 def hybrid_config(
@@ -21,6 +24,7 @@ def hybrid_config(
     max_position_embeddings: int,
     full_attention_every: int = 4,
     rope: bool = False,
+    linear_attention: LinearAttention = "kda",
     gate_lower_bound: float | None = None,
     num_experts: int = 0,
     num_experts_per_token: int = 2,
@@ -35,6 +39,8 @@ def hybrid_config(
     Args:
         full_attention_every: 4 gives the paper's 3:1 hybrid; 1 gives the all-attention baseline of the same class.
         rope: rotate the `qk_rope_head_dim` part of the attention keys (False, the released model, is NoPE).
+        linear_attention: "kda" forgets by a gate of each key channel, "gdn" (Gated DeltaNet, arXiv 2412.06464) by one of
+            each head; all else is the same. transformers' kimi_linear knows the first alone.
         gate_lower_bound: bounded forget gate, e.g. -5.0; None is the released model's softplus gate.
         num_experts: 0 for dense feed-forward layers; otherwise every layer but the first is a mixture of experts.
 
@@ -54,6 +60,8 @@ def hybrid_config(
         "short_conv_kernel_size": 4,
         "gate_lower_bound": gate_lower_bound,
     }
+    if linear_attention == "gdn":
+        linear_attn_config["gate"] = "head"
     # Keys of the released config that the class keeps without declaring them.
     more: dict[str, Any] = {"mla_use_nope": not rope, "linear_attn_config": linear_attn_config}
     if num_experts:
@@ -88,6 +96,11 @@ def hybrid_config(
 def gate_lower_bound(config: KimiLinearConfig) -> float | None:
     """The forget gate's bound, or None for the softplus gate."""
     return (getattr(config, "linear_attn_config", None) or {}).get("gate_lower_bound")
+
+
+def gate_per_head(config: KimiLinearConfig) -> bool:
+    """Whether a head's key channels share one forget gate (Gated DeltaNet), which no released checkpoint's do."""
+    return (getattr(config, "linear_attn_config", None) or {}).get("gate") == "head"
 
 
 def layer_kinds(config: KimiLinearConfig) -> list[str]:

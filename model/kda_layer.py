@@ -15,7 +15,7 @@ from deltarl.kernels.gpu.slots import SlotState
 from deltarl.kernels.kda import kda
 from deltarl.kernels.precision import core_dtype
 from deltarl.model.cache import KDACache
-from deltarl.model.config import gate_lower_bound
+from deltarl.model.config import gate_lower_bound, gate_per_head
 from deltarl.model.fused import side_by_side
 from deltarl.model.packing import Packing
 
@@ -34,7 +34,11 @@ class GatedNorm(nn.Module):
 
 
 class KDALayer(nn.Module):
-    """Kimi Delta Attention (arXiv 2510.26692, Eq. 10). Parameter names and shapes are the released checkpoint's."""
+    """Kimi Delta Attention (arXiv 2510.26692, Eq. 10). Parameter names and shapes are the released checkpoint's.
+
+    With one forget gate a head (`gate_per_head`) it is Gated DeltaNet (arXiv 2412.06464, Eq. 10): `a_proj` in place of
+    `f_a_proj` and `f_b_proj`, and the same kernels, which get a head's gate for each of its channels.
+    """
 
     def __init__(self, config: KimiLinearConfig):
         super().__init__()
@@ -49,9 +53,13 @@ class KDALayer(nn.Module):
         self.k_conv1d = nn.Conv1d(inner, inner, width, groups=inner, bias=False)
         self.v_conv1d = nn.Conv1d(inner, inner, width, groups=inner, bias=False)
         self.A_log = nn.Parameter(torch.empty(1, 1, self.num_heads, 1))
-        self.dt_bias = nn.Parameter(torch.empty(inner))
-        self.f_a_proj = nn.Linear(hidden, self.head_dim, bias=False)
-        self.f_b_proj = nn.Linear(self.head_dim, inner, bias=False)
+        self.gate_per_head = gate_per_head(config)
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads if self.gate_per_head else inner))
+        if self.gate_per_head:
+            self.a_proj = nn.Linear(hidden, self.num_heads, bias=False)
+        else:
+            self.f_a_proj = nn.Linear(hidden, self.head_dim, bias=False)
+            self.f_b_proj = nn.Linear(self.head_dim, inner, bias=False)
         self.b_proj = nn.Linear(hidden, self.num_heads, bias=False)
         self.g_a_proj = nn.Linear(hidden, self.head_dim, bias=False)
         self.g_b_proj = nn.Linear(self.head_dim, inner, bias=False)
@@ -147,9 +155,14 @@ class KDALayer(nn.Module):
         """
         inner = self.num_heads * self.head_dim
         mixed = F.linear(x, projections)
-        qkv, forget, gate, beta = mixed.split([3 * inner, self.head_dim, self.head_dim, self.num_heads], -1)
+        narrow = self.num_heads if self.gate_per_head else self.head_dim
+        qkv, forget, gate, beta = mixed.split([3 * inner, narrow, self.head_dim, self.num_heads], -1)
         heads = (self.num_heads, self.head_dim)
-        return qkv, self.f_b_proj(forget).unflatten(-1, heads), self.g_b_proj(gate).unflatten(-1, heads), beta
+        if self.gate_per_head:
+            forget = forget.unsqueeze(-1).expand(*forget.shape, self.head_dim).contiguous()
+        else:
+            forget = self.f_b_proj(forget).unflatten(-1, heads)
+        return qkv, forget, self.g_b_proj(gate).unflatten(-1, heads), beta
 
     def join_weights(self) -> tuple[Tensor, Tensor]:
         """Joins the projections and the convolutions for `decode`; to be called again when they have changed."""
@@ -160,20 +173,25 @@ class KDALayer(nn.Module):
 
     def _parts(self) -> tuple[list[Tensor], list[Tensor]]:
         """The weights of the projections of the layer's input and of the convolutions `[H·K, W]`."""
-        projections = (self.q_proj, self.k_proj, self.v_proj, self.f_a_proj, self.g_a_proj, self.b_proj)
+        forget = self.a_proj if self.gate_per_head else self.f_a_proj
+        projections = (self.q_proj, self.k_proj, self.v_proj, forget, self.g_a_proj, self.b_proj)
         convolutions = (self.q_conv1d, self.k_conv1d, self.v_conv1d)
         return [m.weight for m in projections], [m.weight.squeeze(1) for m in convolutions]
 
     def _layer_weights(self, convolution: Tensor) -> LayerWeights:
         norm, eps = self.o_norm.weight, self.o_norm.eps
-        return LayerWeights(convolution, self.A_log, self.dt_bias, self.lower_bound, norm, eps)
+        return LayerWeights(convolution, self.A_log, self._channel_bias(), self.lower_bound, norm, eps)
+
+    def _channel_bias(self) -> Tensor:
+        """The gate's bias of each key channel, `[H·K]`."""
+        return self.dt_bias.repeat_interleave(self.head_dim) if self.gate_per_head else self.dt_bias
 
     def _recurrence_inputs(
         self, mixed: Tensor, forget: Tensor, beta: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Convolved projections to q, k, v, log decay and beta, heads split; beta in `core_dtype`."""
         q, k, v = mixed.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
-        g = log_decay(forget, self.A_log, self.dt_bias, self.lower_bound)
+        g = log_decay(forget, self.A_log, self._channel_bias(), self.lower_bound)
         return q, k, v, g, beta.to(core_dtype(mixed.device, mixed.dtype)).sigmoid()
 
     def _output(self, out: Tensor, gate: Tensor) -> Tensor:

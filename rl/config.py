@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from deltarl.model.config import LinearAttention
 from deltarl.rl.alerts import AlertConfig
 from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.lora_config import LoRAConfig
@@ -40,6 +41,8 @@ class ModelConfig(Section):
     v_head_dim: PositiveInt = 32
     rope: bool = False
     """Rotate the rope part of the attention keys; the paper's model does not (NoPE)."""
+    linear_attention: LinearAttention = "kda"
+    """The layers that are not full attention: kda forgets by key channel, gdn (Gated DeltaNet) by head."""
     gate_lower_bound: float | None = Field(default=None, lt=0)
     """Bounded forget gate, e.g. -5; null is the softplus gate of the released model."""
     num_experts: NonNegativeInt = 0

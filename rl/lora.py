@@ -24,7 +24,7 @@ from deltarl.rl.checkpoint import Write
 from deltarl.rl.lora_config import LoRAConfig
 from deltarl.rl.sharding import whole
 
-KDA = ("q_proj", "k_proj", "v_proj", "o_proj", "f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj", "b_proj")
+KDA = ("q_proj", "k_proj", "v_proj", "o_proj", "f_a_proj", "f_b_proj", "a_proj", "g_a_proj", "g_b_proj", "b_proj")
 MLA = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")  # beside q_proj and o_proj
 FOLDER, TENSORS = "adapter", "adapter_model.safetensors"  # the second is peft's name
 ADAPTER = "default"  # peft's name of the only one

@@ -48,6 +48,11 @@ def _translate(config: Any) -> None:
             "this checkpoint rotates its attention keys (mla_use_nope is false), which vLLM's kimi_linear does not; "
             "use deltarl's own engine for it"
         )
+    if config.linear_attn_config.get("gate") == "head":
+        raise ValueError(
+            "this checkpoint has one forget gate a head (Gated DeltaNet), and vLLM's kimi_linear one a channel; use "
+            "deltarl's own engine for it"
+        )
     kinds = getattr(config, "mlp_layer_types", None)
     if kinds is None:
         return

@@ -25,7 +25,7 @@ def edit_weights(folder, edit):
     save_file(weights, folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("variant", ["hybrid", "attention", "rope", "bounded", "moe", "q_lora"])
+@pytest.mark.parametrize("variant", ["hybrid", "attention", "rope", "bounded", "gdn", "moe", "q_lora"])
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path, variant):
     model = tiny_model(variant)
     save_model(model, tmp_path)

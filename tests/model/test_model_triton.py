@@ -12,9 +12,9 @@ from deltarl.model.hybrid import HybridForCausalLM
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.fixture
-def model() -> HybridForCausalLM:
-    return tiny_model(linear_head_dim=16, linear_num_heads=1).to(DEVICE)
+@pytest.fixture(params=["kda", "gdn"])
+def model(request) -> HybridForCausalLM:
+    return tiny_model(linear_attention=request.param, linear_head_dim=16, linear_num_heads=1).to(DEVICE)
 
 
 def on(monkeypatch, backend: str) -> None:

@@ -20,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "attention": {"full_attention_every": 1, "num_hidden_layers": 2},
     "rope": {"full_attention_every": 2, "num_hidden_layers": 2, "rope": True},
     "bounded": {"gate_lower_bound": -5.0},
+    "gdn": {"linear_attention": "gdn", "linear_num_heads": 3},
     "moe": {"num_experts": 6, "moe_intermediate_size": 32},
     "q_lora": {"full_attention_every": 2, "q_lora_rank": 12},
     "grouped_moe": {
