@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 from transformers import KimiLinearConfig
 
-
 LinearAttention = Literal["kda", "gdn"]
 
 
@@ -39,8 +38,8 @@ def hybrid_config(
     Args:
         full_attention_every: 4 gives the paper's 3:1 hybrid; 1 gives the all-attention baseline of the same class.
         rope: rotate the `qk_rope_head_dim` part of the attention keys (False, the released model, is NoPE).
-        linear_attention: "kda" forgets by a gate of each key channel, "gdn" (Gated DeltaNet, arXiv 2412.06464) by one of
-            each head; all else is the same. transformers' kimi_linear knows the first alone.
+        linear_attention: "kda" forgets by a gate of each key channel, "gdn" (Gated DeltaNet, arXiv 2412.06464) by one
+            of each head; all else is the same. transformers' kimi_linear knows the first alone.
         gate_lower_bound: bounded forget gate, e.g. -5.0; None is the released model's softplus gate.
         num_experts: 0 for dense feed-forward layers; otherwise every layer but the first is a mixture of experts.
 

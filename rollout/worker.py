@@ -38,7 +38,7 @@ def make_backend(
         from deltarl.rollout.engine import Engine
 
         return Engine(
-            _on_gpu(load_model(model_path)),
+            on_gpu(load_model(model_path)),
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
             record_routing=record_routing,
@@ -50,7 +50,7 @@ def make_backend(
 
         if is_hybrid(model_path):
             raise ValueError(f'{model_path} is a hybrid: have the "native" backend sample it, or "vllm"')
-        return HFBackend(_on_gpu(load_causal_lm(model_path)), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        return HFBackend(on_gpu(load_causal_lm(model_path)), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     if name == "vllm":
         from deltarl.rollout.vllm.backend import VLLMEngine
 
@@ -58,7 +58,7 @@ def make_backend(
     raise ValueError(f'the rollout backend must be "native", "transformers" or "vllm", got {name!r}')
 
 
-def _on_gpu(model: Any) -> Any:
+def on_gpu(model: Any) -> Any:
     """The model, moved to the GPU that this process sees if there is one."""
     import torch
 

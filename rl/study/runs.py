@@ -1,0 +1,157 @@
+"""The runs of a study: what there is to do, and doing what is not done yet, several side by side over Ray."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from deltarl.actor import runtime
+from deltarl.actor.fleet import Fleet
+from deltarl.actor.host import WorkerSpec
+from deltarl.rl.cli import ConfigError
+from deltarl.rl.config import RunConfig
+from deltarl.rl.jsonl import read_jsonl
+from deltarl.rl.metrics import METRICS_FILE
+from deltarl.rl.study.arms import Arm, combinations, make_arms, run_config
+from deltarl.rl.study.config import StudyConfig
+from deltarl.rl.study.worker import FINAL_FILE, StudyWorker
+
+log = logging.getLogger(__name__)
+
+SWEEP_FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run: an arm with its hyperparameters and a seed."""
+
+    arm: Arm
+    seed: int
+    config: RunConfig
+    warm: Path
+    """The folder of the starting point, which runs of the same arm and seed share."""
+
+
+def carry_out(study: StudyConfig) -> list[StudyRun]:
+    """Does all of the study that is not done yet, and returns its runs, those of the sweep left out.
+
+    Raises:
+        ConfigError: what is wrong with an arm, before anything is started.
+        WorkerLostError, Exception: of a run; the same command goes on from there.
+    """
+    arms = make_arms(study)
+    for arm in arms:
+        log.info("arm %s: %s parameters, %s", arm.name, f"{arm.parameters:,}", dict(arm.keys) or "the recipe as it is")
+    planned = runs_of(study, arms, {})  # refuses bad keys now
+    shares = [study.num_gpus] * study.num_parallel if study.num_gpus else []
+    runtime.start(study.num_parallel * study.num_cpus, shares)
+    try:
+        worker = WorkerSpec(
+            StudyWorker, num_cpus=study.num_cpus, num_gpus=study.num_gpus, num_threads=study.num_threads
+        )
+        fleet = Fleet("runs", worker, study.num_parallel)
+        try:
+            chosen = _sweep(study, arms, fleet)
+            runs = runs_of(study, arms, chosen)
+            _warm_up(fleet, study, [(run.arm, run.seed) for run in planned])
+            log.info("%d runs: %d arms, seeds %s", len(runs), len(arms), study.seeds)
+            fleet.map("run", [(run.config, run.warm, study.final) for run in runs])
+        finally:
+            fleet.close()
+        # One after the other, with nothing beside them.
+        alone = Fleet("decoding", worker, 1)
+        try:
+            alone.map("decode", [(run.config, study.decode) for run in runs if run.seed == study.seeds[0]])
+        finally:
+            alone.close()
+    finally:
+        runtime.stop()
+    return runs
+
+
+def done_before(study: StudyConfig) -> list[StudyRun]:
+    """The runs of a study that was carried out, with what its sweep chose.
+
+    Raises:
+        ConfigError: some are not done.
+    """
+    file = study.folder / SWEEP_FILE
+    chosen = json.loads(file.read_text())["best"] if study.sweep and file.exists() else {}
+    runs = runs_of(study, make_arms(study), chosen)
+    left = [run.config.name for run in runs if not (run.config.run_dir / FINAL_FILE).exists()]
+    if left:
+        raise ConfigError(f"{len(left)} of {len(runs)} runs are not done, {left[0]} for one: leave out --report-only")
+    return runs
+
+
+def runs_of(study: StudyConfig, arms: Sequence[Arm], chosen: Mapping[str, Mapping[str, Any]]) -> list[StudyRun]:
+    """The runs that are compared; all arms of a seed before the next seed, so that a study that is cut short compares
+    something.
+
+    Args:
+        chosen: each arm's hyperparameters from the sweep.
+    """
+    return [
+        StudyRun(
+            arm,
+            seed,
+            run_config(study, {**arm.keys, **chosen.get(arm.name, {})}, seed, "runs", f"{arm.name}-s{seed}"),
+            _warm_config(study, arm, seed).run_dir,
+        )
+        for seed in study.seeds
+        for arm in arms
+    ]
+
+
+def _warm_config(study: StudyConfig, arm: Arm, seed: int) -> RunConfig:
+    return run_config(study, arm.keys, seed, "warm", f"{arm.name}-s{seed}")
+
+
+def _warm_up(fleet: Fleet, study: StudyConfig, pairs: Sequence[tuple[Arm, int]]) -> None:
+    fleet.map("warm_start", [(_warm_config(study, arm, seed),) for arm, seed in pairs])
+
+
+def _sweep(study: StudyConfig, arms: Sequence[Arm], fleet: Fleet) -> dict[str, dict[str, Any]]:
+    """Each arm's best combination; all trials with their marks go to sweep.json."""
+    if study.sweep is None:
+        return {}
+    sweep = study.sweep
+    pairs = [(arm, seed) for arm in arms for seed in sweep.seeds]
+    _warm_up(fleet, study, pairs)
+    trials = []
+    for i, keys in enumerate(combinations(sweep.values)):
+        for arm, seed in pairs:
+            # Held-out problems are none of its business; the least evaluation there is.
+            least = {"steps": sweep.steps, "eval.interval": sweep.steps, "eval.num_problems": 1, "eval.num_samples": 1}
+            config = run_config(study, {**arm.keys, **keys, **least}, seed, "sweep", f"{arm.name}-{i}-s{seed}")
+            trials.append((arm.name, keys, seed, config, _warm_config(study, arm, seed).run_dir))
+    log.info("sweep: %d trials of %d steps", len(trials), sweep.steps)
+    fleet.map("run", [(config, warm, None) for *_, config, warm in trials])
+    found = [
+        {"arm": arm, "keys": keys, "seed": seed, "mark": _mark(config.run_dir, sweep.steps)}
+        for arm, keys, seed, config, _ in trials
+    ]
+    best = {arm.name: _best([trial for trial in found if trial["arm"] == arm.name]) for arm in arms}
+    (study.folder / SWEEP_FILE).write_text(json.dumps({"trials": found, "best": best}, indent=1))
+    for name, keys in best.items():
+        log.info("sweep: %s does best with %s", name, keys)
+    return best
+
+
+def _mark(run_dir: Path, steps: int) -> float:
+    """Mean training reward of the last quarter of a trial."""
+    rows = [row for row in read_jsonl(run_dir / METRICS_FILE) if row["step"] > steps * 3 // 4]
+    return fmean(row["reward/mean"] for row in rows)
+
+
+def _best(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    marks: dict[str, list[float]] = {}
+    keys = {}
+    for trial in trials:
+        name = json.dumps(trial["keys"], sort_keys=True)
+        keys[name] = dict(trial["keys"])
+        marks.setdefault(name, []).append(trial["mark"])
+    return keys[max(marks, key=lambda name: fmean(marks[name]))]
