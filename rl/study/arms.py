@@ -52,7 +52,7 @@ def make_arms(study: StudyConfig) -> list[Arm]:
 
 
 def run_config(study: StudyConfig, keys: Mapping[str, Any], seed: int, folder: str, name: str) -> RunConfig:
-    """The recipe with the keys of the study and, before these, `keys`; a run of one process, in `folder` of the study."""
+    """The recipe, the keys of the study and, before these, `keys`: a run of one process in a folder of the study."""
     changes = {**study.set, **keys}
     one_process = {"in_process": True, "learner.num_ranks": 1, "rollout.num_workers": 1, "reward.num_workers": 1}
     threads = {"learner.num_threads": study.num_threads, "rollout.num_threads": study.num_threads}
