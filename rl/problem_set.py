@@ -11,7 +11,7 @@ from deltarl.reward.rewards import MATH
 from deltarl.reward.verifier import Verifier
 from deltarl.rl.batch import TrainSample
 from deltarl.rl.config import RunConfig, SFTConfig, SourceConfig
-from deltarl.rl.data import Draw, EncodedPrompt, encode_prompts, from_problems, load_file
+from deltarl.rl.data import Draw, EncodedPrompt, encode_prompts, from_problems, load_file, token_counter
 from deltarl.rl.problems import Split, generate
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,8 @@ def _encode(
     config: RunConfig, source: SourceConfig, split: Split, tokenizer: PreTrainedTokenizerBase, name: str | None = None
 ) -> Prompts:
     if source.problems is not None:
-        examples = from_problems(generate(source.problems, split, source.num_problems, config.seed))
+        measure = token_counter(tokenizer)
+        examples = from_problems(generate(source.problems, split, source.num_problems, config.seed, measure))
     else:
         assert source.path is not None  # SourceConfig sees to it
         columns = {"problems", "num_problems", "path", "weight"}
