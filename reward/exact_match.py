@@ -9,7 +9,8 @@ def exact_match(completions: list[str], answer: Sequence[str], unordered: Sequen
     r"""1 where the last ``\boxed{}`` after any ``</think>`` holds the answer character by character, else 0.
 
     Only runs of white space may differ. The answers of rows whose column ``unordered`` is true are sets: what stands
-    between commas, in any order, all of it and each once. A box that is not closed is no answer.
+    between commas, in any order, all of it and each once. A box that is not closed is no answer,
+    nor is one in thoughts that are not.
     """
     sets = [False] * len(completions) if unordered is None else unordered
     return [
@@ -19,9 +20,10 @@ def exact_match(completions: list[str], answer: Sequence[str], unordered: Sequen
 
 
 def boxed_text(text: str) -> str | None:
-    r"""What the last ``\boxed{}`` holds, braces within it included; None without one, or if it is never closed."""
-    _, box, content = text.rpartition("</think>")[2].rpartition(_BOX)
-    if not box:
+    r"""What the last ``\boxed{}`` holds, with braces within it; None without one, or if it or a thought stays open."""
+    _, closed, said = text.rpartition("</think>")
+    _, box, content = said.rpartition(_BOX)
+    if not box or ("<think>" in said and not closed):
         return None
     depth = 1
     for end, char in enumerate(content):

@@ -23,6 +23,7 @@ from deltarl.reward.rewards import RewardSpec, Scorer
         ("cba", False),
         (r"<think>\boxed{cba}</think>", False),
         (r"<think>\boxed{abc}</think>\boxed{cba}", True),
+        (r"<think>\boxed{cba}", False),
         ("", False),
     ],
 )
