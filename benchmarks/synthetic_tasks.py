@@ -2,8 +2,8 @@
 
 python benchmarks/synthetic_tasks.py --task palindrome mqar stack --length 256 512 1024 2048 --steps 20000 \\
     --learning-rate 5e-5 1e-4 5e-4 1e-3 --seed 0 1 2 --out runs/synthetic        # the paper's settings: a GPU
-python benchmarks/synthetic_tasks.py --task palindrome --length 32 --arm kda --steps 800 --learning-rate 3e-3 \\
-    --out runs/synthetic-tiny hidden_size=64 linear_head_dim=32                  # a core, minutes
+python benchmarks/synthetic_tasks.py --length 32 --arm kda --steps 1500 --learning-rate 3e-3 --eval-interval 100 \\
+    --out runs/synthetic-tiny hidden_size=64 linear_head_dim=32 intermediate_size=128   # a core, minutes
 
 Trains every arm of the file (architectures: overrides of the recipe's `model` section) on every task, length, learning
 rate and seed, one after the other, and prints the best rate's accuracy. Stopped, the same command goes on: a finished

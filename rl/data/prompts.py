@@ -101,7 +101,7 @@ def encode_prompts(
 def token_counter(tokenizer: "PreTrainedTokenizerBase") -> Callable[[str], int]:
     """Tokens of a text, special ones apart: for `generate`, which asks it of every piece that it puts together."""
     if len(tokenizer.get_vocab()) - len(tokenizer.get_added_vocab()) <= 256:
-        return utf8_bytes  # what has no token of two bytes need not be asked, which takes twenty times as long
+        return utf8_bytes  # what has no token of two bytes need not be asked, which takes far longer
     return lru_cache(maxsize=100_000)(lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
 
 

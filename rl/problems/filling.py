@@ -10,6 +10,7 @@ _MAX_DRAWS = 1000
 
 _SUBJECTS = ("The river", "A cart", "The old mill", "Our neighbour", "The baker", "A grey cat", "The train", "Rain")
 _VERBS = ("waits", "goes by", "is late", "turns", "rests", "moves on", "comes back", "stays", "is quiet")
+_SHORT, _SHORT_SHARE = (" Yes.", " Well.", " So it goes."), 0.15  # for what is left when no other fits
 _PLACES = ("", " near the bridge", " at noon", " behind the barn", " again", " for a while", " in the valley")
 
 
@@ -57,7 +58,10 @@ def spread(rng: random.Random, needles: Sequence[str], hay: Sequence[str]) -> li
 def sentences(rng: random.Random) -> Iterator[str]:
     """Sentences that say nothing of numbers or names, each with a space before it, without end."""
     while True:
-        yield f" {rng.choice(_SUBJECTS)} {rng.choice(_VERBS)}{rng.choice(_PLACES)}."
+        if rng.random() < _SHORT_SHARE:
+            yield rng.choice(_SHORT)
+        else:
+            yield f" {rng.choice(_SUBJECTS)} {rng.choice(_VERBS)}{rng.choice(_PLACES)}."
 
 
 def new_word(rng: random.Random, taken: Collection[str], syllables: int = 2) -> str:

@@ -11,7 +11,7 @@ ALPHABETS = {1: string.digits, 2: string.ascii_lowercase}
 @sized_family("palindrome", levels=ALPHABETS)
 def palindrome(rng: random.Random, level: int, size: Size) -> Draft:
     """Level 1 is of digits, 2 of letters. The answer is as long as the row: nearly `size` in bytes."""
-    symbols = rng.choices(ALPHABETS[level], k=4 * size.tokens)  # few tokens have more than 4 symbols at random
+    symbols = rng.choices(ALPHABETS[level], k=size.tokens)
 
     def text(count: int) -> str:
         return f"Reverse: {''.join(symbols[:count])}"
@@ -20,6 +20,8 @@ def palindrome(rng: random.Random, level: int, size: Size) -> Draft:
         raise ValueError(
             f"palindrome needs a length of at least {size.measure(text(2))} tokens, got {size.tokens}; raise length"
         )
+    while size.measure(text(len(symbols))) <= size.tokens:  # tokens of several symbols
+        symbols += rng.choices(ALPHABETS[level], k=size.tokens)
     low, high = 2, len(symbols)  # the largest count that fits is at least low and at most high
     while low < high:
         middle = (low + high + 1) // 2

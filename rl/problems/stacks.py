@@ -20,18 +20,19 @@ def stacks(rng: random.Random, level: int, size: Size) -> Draft:
     operations = list[tuple[int, str]]()  # an element, or "" for a pop
 
     def text() -> Iterator[str]:
-        depth = [0] * STACKS
+        owners = list[int]()  # the stack of every element there is
         while True:
             # As many elements stay as will be asked for.
-            if sum(depth) > asked and rng.random() > _PUSH_SHARE:
-                stack = rng.choices(range(STACKS), depth)[0]
+            if len(owners) > asked and rng.random() > _PUSH_SHARE:
+                i = int(rng.random() * len(owners))
+                owners[i], owners[-1] = owners[-1], owners[i]
+                stack = owners.pop()
                 operations.append((stack, ""))
-                depth[stack] -= 1
                 yield f" -{stack:02d}"
             else:
-                stack, element = rng.randrange(STACKS), rng.choice(string.ascii_lowercase)
+                stack, element = int(rng.random() * STACKS), rng.choice(string.ascii_lowercase)
                 operations.append((stack, element))
-                depth[stack] += 1
+                owners.append(stack)
                 yield f" +{stack:02d}{element}"
 
     more = text()

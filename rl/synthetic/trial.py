@@ -69,7 +69,8 @@ def run_trial(
         _check_same(settings, result, done)
         return result
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    policy = new_model(model, VOCAB_SIZE, trial.seed).to(device)
+    policy = new_model(model, VOCAB_SIZE, trial.seed)
+    policy.to(device)  # type: ignore[arg-type]  # transformers wraps it so that its type is lost
     if device.type == "cuda":
         for name, p in policy.named_parameters():
             if not name.endswith(KEEP_FP32):

@@ -137,6 +137,14 @@ def test_texts_are_as_long_as_they_are_asked_to_be(name, level, length):
         assert 0.96 * length <= utf8_bytes(p.problem) <= length
 
 
+@pytest.mark.parametrize("name", SIZED)
+def test_short_texts_are_so_too(name):
+    texts = [utf8_bytes(p.problem) for p in draw(name, 1, count=20, length=300)]
+    assert max(texts) <= 300
+    assert min(texts) >= 0.95 * 300
+    assert sum(texts) / 20 >= 0.97 * 300
+
+
 @pytest.mark.parametrize(("name", "level"), SIZES)
 def test_a_length_that_is_too_short_is_refused_with_what_is_needed(name, level):
     with pytest.raises(ValueError, match=rf"{name}.* needs a length of .*, got 8; raise length"):
