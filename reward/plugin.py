@@ -17,7 +17,7 @@ ENTRY_POINTS = "deltarl.rewards"
 # Not entry points of our own: a Ray node runs a copy of the working folder, in which nothing is installed.
 BUILT_IN = {
     name: f"deltarl.reward.shaping:{name}" for name in ("format_tags", "kimi_length", "soft_overlong", "repetition")
-}
+} | {"exact_match": "deltarl.reward.exact_match:exact_match"}
 
 
 class RewardPluginError(Exception):
@@ -27,7 +27,7 @@ class RewardPluginError(Exception):
 def load_reward(spec: str) -> RewardFunction:
     """The function named by ``path/to/file.py:function``, ``dotted.module:function``, or a name alone.
 
-    A name alone is one of the shaping rewards or an entry point in the group ``deltarl.rewards``.
+    A name alone is a ready-made reward or an entry point in the group ``deltarl.rewards``.
 
     Raises:
         RewardPluginError: the file, module, function or entry point does not exist, fails to import, or is not

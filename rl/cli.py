@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 
 def parse_config(description: str, argv: Sequence[str] | None = None) -> RunConfig:
     """Reads `--config FILE [key.sub=value ...]`; exits with a message on a bad one."""
-    return _parse(_parser(description), argv)[0]
+    return read_config(config_parser(description), argv)[0]
 
 
 def run_command(description: str, run: Callable[[RunConfig], None], argv: Sequence[str] | None = None) -> int:
@@ -31,24 +31,25 @@ def run_command(description: str, run: Callable[[RunConfig], None], argv: Sequen
     Returns:
         The exit status: 0; 2 after an error, or where a dry run found something that would be refused.
     """
-    parser = _parser(description)
+    parser = config_parser(description)
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print sizes, memory, tokens, an estimate of time, and what is refused; run nothing",
     )
-    config, args = _parse(parser, argv)
+    config, args = read_config(parser, argv)
     return _print_plan(config) if args.dry_run else exit_status(lambda: run(config))
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
+def config_parser(description: str) -> argparse.ArgumentParser:
+    """With `--config FILE [key.sub=value ...]`, for more to be added."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", required=True, type=Path, help="YAML recipe, e.g. configs/quickstart.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 learner.learning_rate=3e-4")
     return parser
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[RunConfig, argparse.Namespace]:
+def read_config(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[RunConfig, argparse.Namespace]:
     args = parser.parse_intermixed_args(argv)
     try:
         return load_config(args.config, args.overrides), args

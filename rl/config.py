@@ -58,7 +58,7 @@ class SourceConfig(Section):
     """Where problems come from: `problems` makes them, `path` reads them; exactly one of the two."""
 
     problems: list[dict[str, Any]] | None = None
-    """Generated problems, a list of {family, level, weight}."""
+    """Generated problems, a list of {family, level, weight}, of some families also {length} (docs/TASKS.md)."""
     num_problems: PositiveInt = 1000
     """How many to generate."""
     path: str | None = None
@@ -149,7 +149,7 @@ class RewardFunctionConfig(Section):
     """Name in the metrics: reward/{name}/mean."""
     function: str = "math"
     """`math`, the built-in verifier; or a plug-in: path/to/file.py:function, package.module:function, the name of a
-    shaping reward (reward/shaping.py), or an entry point of an installed package in the group deltarl.rewards."""
+    ready-made one (docs/REWARDS.md), or an entry point of an installed package in the group deltarl.rewards."""
     weight: float = 1.0
     args: dict[str, Any] = Field(default={})
     """Parameters of the plug-in, by name."""

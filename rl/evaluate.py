@@ -19,8 +19,6 @@ from deltarl.rollout.params import SamplingParams
 from deltarl.rollout.rng import derive_seed
 
 EVAL_STREAM = -1  # keeps evaluation's random numbers apart from those of training steps, which are positive
-MAIN = ""
-"""Name of the set in data.test; the others are data.more_tests."""
 
 
 def evaluate(
@@ -57,12 +55,17 @@ def eval_metrics(sets: Mapping[str, Episodes], timeout: float) -> dict[str, floa
     Args:
         timeout: seconds the comparison of two answers may take, for maj@k.
     """
-    metrics = dict[str, float]()
+    return {
+        f"eval/{name}/{metric}" if name else f"eval/{metric}": value
+        for name, metrics in metrics_by_set(sets, timeout).items()
+        for metric, value in metrics.items()
+    }
+
+
+def metrics_by_set(sets: Mapping[str, Episodes], timeout: float) -> dict[str, dict[str, float]]:
+    """The same without `eval/`, for each set."""
     with Verifier(timeout) as verifier:
-        for name, episodes in sets.items():
-            prefix = f"eval/{name}/" if name else "eval/"
-            metrics |= {prefix + metric: value for metric, value in _set_metrics(episodes, verifier).items()}
-    return metrics
+        return {name: _set_metrics(episodes, verifier) for name, episodes in sets.items()}
 
 
 def _set_metrics(episodes: Episodes, verifier: Verifier) -> dict[str, float]:

@@ -22,12 +22,12 @@ from deltarl.rl.data import batch_indices, epoch_of
 from deltarl.rl.difficulty import measured_success
 from deltarl.rl.episode_stats import sample_rows, staleness_metrics, train_metrics
 from deltarl.rl.episodes import Episodes
-from deltarl.rl.evaluate import MAIN, eval_metrics, evaluate
+from deltarl.rl.evaluate import eval_metrics, evaluate
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.metrics import METRICS_FILE, MetricsWriter, SampleWriter, read_jsonl, truncate_after
 from deltarl.rl.objectives.kl import adapted_beta
 from deltarl.rl.objectives.updates import adapted_updates
-from deltarl.rl.problem_set import ProblemSet
+from deltarl.rl.problem_set import MAIN, ProblemSet
 from deltarl.rl.sanity import sanity_report
 from deltarl.rl.stages import FleetSampler, FleetScorer
 from deltarl.rl.stopwatch import Stopwatch

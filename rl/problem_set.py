@@ -11,12 +11,14 @@ from deltarl.reward.rewards import MATH
 from deltarl.reward.verifier import Verifier
 from deltarl.rl.batch import TrainSample
 from deltarl.rl.config import RunConfig, SFTConfig, SourceConfig
-from deltarl.rl.data import Draw, EncodedPrompt, encode_prompts, from_problems, load_file
+from deltarl.rl.data import Draw, EncodedPrompt, encode_prompts, from_problems, load_file, token_counter
 from deltarl.rl.problems import Split, generate
 
 log = logging.getLogger(__name__)
 
 BOXED = "\\boxed{%s}"
+MAIN = ""
+"""Name of the set in data.test; the others are data.more_tests."""
 Prompts = list[EncodedPrompt]
 
 
@@ -38,7 +40,7 @@ class ProblemSet:
     @property
     def tests(self) -> dict[str, Prompts]:
         """All held-out problems by the name of their set, "" for `test`."""
-        return {"": self.test, **self.more_tests}
+        return {MAIN: self.test, **self.more_tests}
 
     def draw(self, config: RunConfig, success: np.ndarray | None) -> Draw:
         """The order in which training problems come.
@@ -68,26 +70,29 @@ class ProblemSet:
         trains = [_encode(config, config.data.train, "train", tokenizer)]
         trains += [_encode(config, s, "train", tokenizer, name) for name, s in config.data.more_train.items()]
         train = [p for found in trains for p in found]
-        test = _encode(config, config.data.test, "test", tokenizer)
-        for name, prompts, need in (
-            ("train", train, config.rollout.prompts_per_step),
-            ("test", test, config.eval.num_problems),
-        ):
-            if len(prompts) < need:
-                raise DataError(f"data.{name} has {len(prompts)} problems and {need} are used at once")
-        test = test[: config.eval.num_problems]
-        more = {
-            name: _encode(config, source, "test", tokenizer, name)[: config.eval.num_problems]
-            for name, source in config.data.more_tests.items()
-        }
+        _check_enough("train", train, config.rollout.prompts_per_step)
+        tests = _tests(config, tokenizer)
+        test, more = tests[MAIN], {name: found for name, found in tests.items() if name != MAIN}
         if any(f.function == MATH for f in config.reward.functions):
-            _check_golds([*train, *test, *(p for found in more.values() for p in found)], config)
+            _check_golds([*train, *(p for found in tests.values() for p in found)], config)
         held_out = "".join(f", {len(found)} of {name}" for name, found in more.items())
         log.info("problems: %d to train on, %d held out%s", len(train), len(test), held_out)
         sources = [i for i, found in enumerate(trains) for _ in found]
         return cls(
             train, test, sources, more, _solutions(train, tokenizer, config) if config.learner.ptx_weight else []
         )
+
+
+def load_tests(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Prompts]:
+    """The held-out problems alone, by the name of their set, `MAIN` for data.test.
+
+    Raises:
+        As `ProblemSet.load`.
+    """
+    tests = _tests(config, tokenizer)
+    if any(f.function == MATH for f in config.reward.functions):
+        _check_golds([p for found in tests.values() for p in found], config)
+    return tests
 
 
 def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[dict[str, str]]:
@@ -106,6 +111,19 @@ def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[
     if not rows:
         raise DataError("the warm start (sft) needs worked solutions: set data.train.solution_column, or leave sft out")
     return rows
+
+
+def _tests(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Prompts]:
+    count = config.eval.num_problems
+    test = _encode(config, config.data.test, "test", tokenizer)
+    _check_enough("test", test, count)
+    more = {n: _encode(config, source, "test", tokenizer, n) for n, source in config.data.more_tests.items()}
+    return {name: found[:count] for name, found in {MAIN: test, **more}.items()}
+
+
+def _check_enough(name: str, prompts: Prompts, need: int) -> None:
+    if len(prompts) < need:
+        raise DataError(f"data.{name} has {len(prompts)} problems and {need} are used at once")
 
 
 def _solutions(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> list[TrainSample]:
@@ -130,7 +148,8 @@ def _encode(
     config: RunConfig, source: SourceConfig, split: Split, tokenizer: PreTrainedTokenizerBase, name: str | None = None
 ) -> Prompts:
     if source.problems is not None:
-        examples = from_problems(generate(source.problems, split, source.num_problems, config.seed))
+        measure = token_counter(tokenizer)
+        examples = from_problems(generate(source.problems, split, source.num_problems, config.seed, measure))
     else:
         assert source.path is not None  # SourceConfig sees to it
         columns = {"problems", "num_problems", "path", "weight"}

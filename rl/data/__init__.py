@@ -3,7 +3,7 @@
 from deltarl.rl.data.draw import Draw
 from deltarl.rl.data.examples import Example, from_problems, load_file
 from deltarl.rl.data.order import batch_indices, epoch_of
-from deltarl.rl.data.prompts import EncodedPrompt, encode_prompts, render_prompt
+from deltarl.rl.data.prompts import EncodedPrompt, encode_prompts, render_prompt, token_counter
 
 __all__ = [
     "Draw",
@@ -15,4 +15,5 @@ __all__ = [
     "from_problems",
     "load_file",
     "render_prompt",
+    "token_counter",
 ]

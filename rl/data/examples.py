@@ -24,8 +24,11 @@ class Example:
 
 
 def from_problems(problems: Iterable[Problem]) -> list[Example]:
-    """Generated problems as examples with the columns `family` and `level`."""
-    return [Example(p.problem, p.answer, p.solution, {"family": p.family, "level": p.level}) for p in problems]
+    """Generated problems as examples with the columns `family`, `level` and `unordered`."""
+    return [
+        Example(p.problem, p.answer, p.solution, {"family": p.family, "level": p.level, "unordered": p.unordered})
+        for p in problems
+    ]
 
 
 def load_file(

@@ -1,6 +1,6 @@
 """Problems to prompts: the chat or Jinja template, and token ids within the length limit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +9,7 @@ from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from deltarl.rl.data.examples import Example
+from deltarl.rl.problems import utf8_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,6 +96,13 @@ def encode_prompts(
     if not kept:
         raise ValueError(f"no prompt of {len(prompts)} has at most max_prompt_tokens = {max_prompt_tokens} tokens")
     return kept
+
+
+def token_counter(tokenizer: "PreTrainedTokenizerBase") -> Callable[[str], int]:
+    """Tokens of a text, special ones apart: for `generate`, which asks it of every piece that it puts together."""
+    if len(tokenizer.get_vocab()) - len(tokenizer.get_added_vocab()) <= 256:
+        return utf8_bytes  # what has no token of two bytes need not be asked, which takes far longer
+    return lru_cache(maxsize=100_000)(lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
 
 
 def _has_chat_template(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> bool:

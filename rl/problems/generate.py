@@ -6,10 +6,10 @@ from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Any, Literal
 
-from pydantic import ConfigDict, PositiveFloat, TypeAdapter
+from pydantic import ConfigDict, PositiveFloat, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from deltarl.rl.problems.registry import FAMILIES, Problem
+from deltarl.rl.problems.registry import FAMILIES, Measure, Problem, Size, utf8_bytes
 
 Split = Literal["train", "test"]
 
@@ -25,6 +25,8 @@ class ProblemSource:
     family: str
     level: int
     weight: PositiveFloat = 1.0
+    length: PositiveInt | None = None
+    """Tokens of the problem's text, of the families whose problems are as long as they are asked to be."""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -37,9 +39,22 @@ class ProblemSource:
                 f"problem family {self.family!r} has no level {self.level}; its levels are "
                 f"{', '.join(map(str, levels))}"
             )
+        if self.sized and self.length is None:
+            raise ValueError(f"problems of family {self.family!r} have a length: give length, in tokens")
+        if not self.sized and self.length is not None:
+            sized = ", ".join(sorted(f.name for f in FAMILIES.values() if f.draw_sized is not None))
+            raise ValueError(
+                f"problems of family {self.family!r} have no length of their own, and length = {self.length} is given: "
+                f"leave it out (families with a length are {sized})"
+            )
+
+    @property
+    def sized(self) -> bool:
+        """Whether problems of the family have a length."""
+        return FAMILIES[self.family].draw_sized is not None
 
     def __str__(self) -> str:
-        return f"{self.family} level {self.level}"
+        return f"{self.family} level {self.level}" + (f" length {self.length}" if self.sized else "")
 
 
 _SOURCES = TypeAdapter(list[ProblemSource])
@@ -51,7 +66,13 @@ def split_of(problem: str) -> Split:
     return "test" if int.from_bytes(digest) % _ONE_IN_TEST == 0 else "train"
 
 
-def generate(spec: Sequence[ProblemSource | Mapping[str, Any]], split: Split, count: int, seed: int) -> list[Problem]:
+def generate(
+    spec: Sequence[ProblemSource | Mapping[str, Any]],
+    split: Split,
+    count: int,
+    seed: int,
+    measure: Measure = utf8_bytes,
+) -> list[Problem]:
     """Draw `count` distinct problems of `split` from the mixture `spec`.
 
     Train and test are disjoint by construction: `split_of` assigns every possible text to one of them, so no seed,
@@ -62,11 +83,13 @@ def generate(spec: Sequence[ProblemSource | Mapping[str, Any]], split: Split, co
         spec: sources, or mappings with their fields, e.g. `[{"family": "arithmetic", "level": 2, "weight": 0.5}]`.
         split: "train" or "test".
         count: how many; a larger count gives the same problems followed by more.
-        seed: the same spec, split and seed give the same problems on every machine.
+        seed: the same spec, split, seed and measure give the same problems on every machine.
+        measure: tokens of a text, for sources with a length; bytes by default.
 
     Raises:
-        ValueError: an empty spec, an unknown family, level or key, a weight that is not above 0, an unknown split, a
-            negative count, or a source that has not enough distinct problems of this split.
+        ValueError: an empty spec, an unknown family, level or key, a weight that is not above 0, a length that is
+            missing or for which there is no problem, an unknown split, a negative count, or a source that has not
+            enough distinct problems of this split.
     """
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; it is 'train' or 'test'")
@@ -79,23 +102,28 @@ def generate(spec: Sequence[ProblemSource | Mapping[str, Any]], split: Split, co
     weights = [source.weight for source in sources]
     seen: set[str] = set()
     problems: list[Problem] = []
+    sources_of: list[ProblemSource] = []
     while len(problems) < count:
         source = rng.choices(sources, weights)[0]
-        problem = _draw_new(source, split, seen, rng)
+        problem = _draw_new(source, split, seen, rng, measure)
         if problem is None:
-            have = sum(p.family == source.family and p.level == source.level for p in problems)
+            have = sum(drawn == source for drawn in sources_of)
             raise ValueError(
                 f"{source} has only about {have} distinct {split} problems, too few for {count} of this mixture; "
                 "ask for fewer, or add levels or families"
             )
         seen.add(problem.problem)
         problems.append(problem)
+        sources_of.append(source)
     return problems
 
 
-def _draw_new(source: ProblemSource, split: Split, seen: set[str], rng: random.Random) -> Problem | None:
+def _draw_new(
+    source: ProblemSource, split: Split, seen: set[str], rng: random.Random, measure: Measure
+) -> Problem | None:
+    size = None if source.length is None else Size(source.length, measure)
     for _ in range(_MAX_DRAWS):
-        problem = FAMILIES[source.family].make(rng, source.level)
+        problem = FAMILIES[source.family].make(rng, source.level, size)
         if problem.problem not in seen and split_of(problem.problem) == split:
             return problem
     return None

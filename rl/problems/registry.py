@@ -6,42 +6,76 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
+Measure = Callable[[str], int]
+"""Tokens of a text."""
+
+
+def utf8_bytes(text: str) -> int:
+    """Tokens of a text in the byte-level tokenizer."""
+    return len(text.encode())
+
 
 @dataclass(frozen=True)
 class Problem:
     problem: str
     answer: str
-    """An integer, or a fraction in lowest terms: `-\\frac{7}{12}`."""
+    """An integer, a fraction in lowest terms (`-\\frac{7}{12}`), a text, or texts joined by ", "."""
     solution: str
     """One step a line, then `\\boxed{answer}`: the target of supervised training."""
     family: str
     level: int
+    unordered: bool = False
+    """The answer is a set of texts, right in any order."""
 
 
 class Draft(NamedTuple):
     """What a family function returns; the registry renders it into a `Problem`."""
 
     problem: str
-    answer: int | Fraction
+    answer: int | Fraction | str | Sequence[str]
+    """Several texts are a set: the solution has them in this order, and any other is as right."""
     steps: Sequence[str] = ()
     """Lines of the solution before the boxed answer."""
 
 
+class Size(NamedTuple):
+    """How long the text of a problem is to be."""
+
+    tokens: int
+    measure: Measure
+
+
 DrawFunction = Callable[[random.Random, int], Draft]
+SizedDrawFunction = Callable[[random.Random, int, Size], Draft]
 
 
 @dataclass(frozen=True)
 class Family:
     name: str
     levels: tuple[int, ...]
-    draw: DrawFunction
+    draw: DrawFunction | None = None
+    draw_sized: SizedDrawFunction | None = None
+    """In place of `draw`, of a family whose problems have a length."""
 
-    def make(self, rng: random.Random, level: int) -> Problem:
-        """Draw one problem of `level`, of either split; all randomness comes from `rng`."""
-        draft = self.draw(rng, level)
+    def make(self, rng: random.Random, level: int, size: Size | None = None) -> Problem:
+        """Draw one problem of `level`, of either split; all randomness comes from `rng`.
+
+        Args:
+            size: given to a family whose problems have a length, and to no other.
+
+        Raises:
+            ValueError: no problem of this level is of this size.
+        """
+        if self.draw_sized is not None:
+            assert size is not None  # ProblemSource sees to it
+            draft = self.draw_sized(rng, level, size)
+        else:
+            assert self.draw is not None
+            draft = self.draw(rng, level)
         answer = answer_text(draft.answer)
         solution = "\n".join([*draft.steps, rf"\boxed{{{answer}}}"])
-        return Problem(draft.problem, answer, solution, self.name, level)
+        unordered = not isinstance(draft.answer, int | Fraction | str)
+        return Problem(draft.problem, answer, solution, self.name, level, unordered)
 
 
 FAMILIES: dict[str, Family] = {}
@@ -57,18 +91,40 @@ def family(name: str, levels: Iterable[int]) -> Callable[[DrawFunction], DrawFun
     """
 
     def register(draw: DrawFunction) -> DrawFunction:
-        if name in FAMILIES:
-            raise ValueError(f"there is a problem family {name!r} already; choose another name")
-        if not (valid := tuple(sorted(levels))):
-            raise ValueError(f"problem family {name!r} has no levels; give at least one")
-        FAMILIES[name] = Family(name, valid, draw)
+        _add(Family(name, tuple(sorted(levels)), draw))
         return draw
 
     return register
 
 
-def answer_text(value: int | Fraction) -> str:
-    r"""LaTeX of an exact number: `17`, `-3`, `\frac{7}{12}`, `-\frac{7}{12}`."""
+def sized_family(name: str, levels: Iterable[int]) -> Callable[[SizedDrawFunction], SizedDrawFunction]:
+    """Register the decorated `draw(rng, level, size) -> Draft`, whose problems are as long as they are asked to be.
+
+    Raises:
+        ValueError: as `family`. (`draw` itself raises one for a size that is too small or too large.)
+    """
+
+    def register(draw: SizedDrawFunction) -> SizedDrawFunction:
+        _add(Family(name, tuple(sorted(levels)), draw_sized=draw))
+        return draw
+
+    return register
+
+
+def _add(new: Family) -> None:
+    if new.name in FAMILIES:
+        raise ValueError(f"there is a problem family {new.name!r} already; choose another name")
+    if not new.levels:
+        raise ValueError(f"problem family {new.name!r} has no levels; give at least one")
+    FAMILIES[new.name] = new
+
+
+def answer_text(value: int | Fraction | str | Sequence[str]) -> str:
+    r"""LaTeX of an exact number: `17`, `-3`, `\frac{7}{12}`, `-\frac{7}{12}`; a text as it is; texts joined by ", "."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return ", ".join(value)
     value = Fraction(value)
     if value.denominator == 1:
         return str(value.numerator)

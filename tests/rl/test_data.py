@@ -198,7 +198,7 @@ def test_generated_problems_become_examples():
         problems[2].answer,
         problems[2].solution,
     )
-    assert example.columns == {"family": "arithmetic", "level": 4}
+    assert example.columns == {"family": "arithmetic", "level": 4, "unordered": False}
 
 
 class CharTokenizer:

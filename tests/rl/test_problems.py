@@ -11,7 +11,8 @@ import pytest
 from deltarl.rl.problems import FAMILIES, Draft, ProblemSource, family, generate, split_of
 from deltarl.rl.problems.registry import answer_text
 
-SOURCES = [(f.name, level) for f in FAMILIES.values() for level in f.levels]
+ARITHMETIC = ("arithmetic", "brackets", "fractions", "linear", "word")  # the others are in test_task_families.py
+SOURCES = [(name, level) for name in ARITHMETIC for level in FAMILIES[name].levels]
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
