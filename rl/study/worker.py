@@ -17,9 +17,9 @@ from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import Scorer
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.config import RunConfig
-from deltarl.rl.evaluate import MAIN, eval_metrics, evaluate
+from deltarl.rl.evaluate import eval_metrics, evaluate
 from deltarl.rl.fleets import scorer_arguments
-from deltarl.rl.problem_set import ProblemSet, demonstrations
+from deltarl.rl.problem_set import MAIN, ProblemSet, demonstrations
 from deltarl.rl.run_dir import log_to
 from deltarl.rl.section import Section
 from deltarl.rl.study.config import DecodeConfig, FinalConfig
