@@ -5,7 +5,6 @@ import base64
 import contextlib
 import itertools
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -44,10 +43,10 @@ class Page:
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
-        self._waiting[number] = asyncio.get_running_loop().create_future()
+        coming = self._waiting[number] = asyncio.get_running_loop().create_future()
         message = {"id": number, "method": method, "params": params}
         await self._socket.send_json(message | ({"sessionId": self._session} if self._session else {}))
-        answer = await asyncio.wait_for(self._waiting.pop(number), 60)
+        answer = await asyncio.wait_for(coming, 60)
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
@@ -109,7 +108,7 @@ class Page:
         async for message in self._socket:
             event = message.json()
             if "id" in event:
-                self._waiting[event["id"]].set_result(event)
+                self._waiting.pop(event["id"]).set_result(event)
             elif event["method"] == "Runtime.exceptionThrown":
                 self.errors.append(str(event["params"]["exceptionDetails"]))
             elif event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
@@ -127,17 +126,14 @@ async def open_page(width: int = 1440, height: int = 900) -> AsyncIterator[Page]
         options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--no-first-run"]
         options += ["--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"]
         options += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to run as root with one
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(CHROMIUM, *options, stderr=pipe, start_new_session=True)
+        quiet = asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(
+            CHROMIUM, *options, stdout=quiet, stderr=quiet, start_new_session=True
+        )
         try:
-            assert process.stderr is not None
-            address = None
-            while address is None and (line := await asyncio.wait_for(process.stderr.readline(), 30)):
-                address = re.search(r"ws://\S+", line.decode(errors="replace"))
-            if address is None:
-                raise RuntimeError("Chromium ended without saying where it listens")
+            address = await _address(Path(profile) / "DevToolsActivePort", process)
             async with aiohttp.ClientSession() as client:
-                async with client.ws_connect(address[0], max_msg_size=0) as socket:
+                async with client.ws_connect(address, max_msg_size=0) as socket:
                     page = Page(socket)
                     await page.open_tab(width, height)
                     yield page
@@ -145,3 +141,14 @@ async def open_page(width: int = 1440, height: int = 900) -> AsyncIterator[Page]
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 15)
             await process.wait()
+
+
+async def _address(file: Path, process: asyncio.subprocess.Process) -> str:
+    """Where the browser listens, which it writes into its profile."""
+    for _ in range(1500):
+        if file.exists() and len(lines := file.read_text().splitlines()) == 2:
+            return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+        if process.returncode is not None:
+            raise RuntimeError(f"{CHROMIUM} ended with {process.returncode} before it listened")
+        await asyncio.sleep(0.02)
+    raise TimeoutError(f"{CHROMIUM} did not listen within 30 s")

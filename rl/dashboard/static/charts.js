@@ -1,7 +1,7 @@
 // The view of charts: which metrics, drawn only while they can be seen.
 
 import { getSeries, known } from "./api.js";
-import { choice, el } from "./dom.js";
+import { choice, cssColor, el } from "./dom.js";
 import { draw } from "./plot.js";
 import { colors, groupKeys, shown } from "./selection.js";
 import { get, joined, list, set } from "./store.js";
@@ -161,7 +161,7 @@ function savePng(metric) {
   const source = plot.ctx.canvas;
   const canvas = el("canvas", { width: source.width, height: source.height });
   const context = canvas.getContext("2d");
-  context.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--card");
+  context.fillStyle = cssColor("--card");
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(source, 0, 0);
   el("a", { href: canvas.toDataURL("image/png"), download: `${metric.replaceAll("/", "-")}.png` }).click();

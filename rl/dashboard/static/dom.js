@@ -35,4 +35,9 @@ export function seconds(value) {
   return value < 7200 ? `${(value / 60).toFixed(1)} min` : `${(value / 3600).toFixed(2)} h`;
 }
 
-export const cssColor = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+/** A colour of the theme as a canvas understands it: light-dark() is resolved only where it is used. */
+export function cssColor(name) {
+  const probe = document.getElementById("probe");
+  probe.style.color = `var(${name})`;
+  return getComputedStyle(probe).color;
+}

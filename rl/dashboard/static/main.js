@@ -16,8 +16,10 @@ const view = document.getElementById("view");
 const byId = (id) => document.getElementById(id);
 let paused = false;
 let timer = 0;
+let opened = false;
 
 function openView() {
+  opened = true;
   closeCharts();
   closeTimeline();
   for (const tab of document.querySelectorAll("[data-view]")) tab.setAttribute("aria-selected", tab.dataset.view === get("view"));
@@ -50,7 +52,7 @@ async function follow() {
     if (news) {
       drawSidebar();
       // Samples are left as they are while someone reads them; a change of filter asks again.
-      if (get("view") === "charts") layout();
+      if (opened && get("view") === "charts") layout();
       drawAlerts(view);
     }
   } catch (error) {

@@ -41,10 +41,10 @@ export function drawSidebar() {
 
 function makeRow(id) {
   const box = el("input", { type: "checkbox", on: { change: () => toggle(id, box.checked) } });
-  const [name, state, facts] = [el("span", { class: "name" }), el("span", { class: "state" }), el("span", { class: "facts" })];
+  const [name, value, state, facts] = ["name", "value", "state", "facts"].map((part) => el("span", { class: part }));
   const only = el("button", { type: "button", class: "only", "aria-label": `Show only ${id}`, on: { click: () => show([id]) } }, "only");
-  const row = el("li", {}, el("label", {}, box, el("span", { class: "text" }, name, el("span", { class: "meta" }, state, facts))), only);
-  return { row, box, name, state, facts };
+  const row = el("li", {}, el("label", {}, box, el("span", { class: "text" }, el("span", { class: "first" }, name, value), el("span", { class: "meta" }, state, facts))), only);
+  return { row, box, name, value, state, facts };
 }
 
 function toggle(id, checked) {
@@ -54,7 +54,7 @@ function toggle(id, checked) {
   show(ids);
 }
 
-function fillRow({ row, box, name, state, facts }, run, checked, color) {
+function fillRow({ row, box, name, value, state, facts }, run, checked, color) {
   box.checked = checked;
   row.style.setProperty("--run", color);
   name.textContent = run.id;
@@ -62,8 +62,10 @@ function fillRow({ row, box, name, state, facts }, run, checked, color) {
   state.className = `state ${run.state}`;
   state.textContent = run.state;
   const step = run.steps ? `${whole(run.step ?? 0)}/${whole(run.steps)}` : `step ${whole(run.step ?? 0)}`;
-  const [metric, value] = Object.entries(run.latest).find(([, v]) => v !== null) ?? [];
-  facts.textContent = [step, metric ? `${metric.split("/")[0]} ${short(value)}` : ""].filter(Boolean).join(" · ");
-  facts.title = Object.entries(run.latest).map(([k, v]) => `${k} ${short(v)}`).join("\n");
+  facts.textContent = step;
+  const [metric, newest] = Object.entries(run.latest).find(([, v]) => v !== null) ?? ["", null];
+  value.textContent = metric ? short(newest) : "";
+  value.setAttribute("aria-label", metric);
+  value.title = Object.entries(run.latest).map(([k, v]) => `${k} ${short(v)}`).join("\n");
   row.classList.toggle("alerting", Object.keys(run.alerts).length > 0);
 }

@@ -42,7 +42,7 @@ export async function drawTimeline(view) {
 
 function gantt(place, trace, detail) {
   const order = trace.start.map((_, i) => i).sort((a, b) => trace.start[a] - trace.start[b]);
-  const end = Math.max(...order.map((i) => trace.start[i] + trace.seconds[i]).reduce((m, v) => [Math.max(m[0], v)], [0]));
+  const end = order.reduce((most, i) => Math.max(most, trace.start[i] + trace.seconds[i]), 0);
   const lanes = trace.lanes.length;
   const font = `11px ${getComputedStyle(document.body).fontFamily}`;
   const axis = { stroke: cssColor("--muted"), font, ticks: { show: false }, grid: { stroke: cssColor("--grid"), width: 1 } };
@@ -50,15 +50,15 @@ function gantt(place, trace, detail) {
     width: place.clientWidth,
     height: lanes * LANE + 50,
     legend: { show: false },
-    scales: { x: { time: false }, y: { range: [lanes - 0.5, -0.5], dir: 1 } },
-    series: [{}, { paths: () => null, points: { show: false } }],
+    scales: { x: { time: false }, y: { range: [-0.5, lanes - 0.5], dir: -1 } },
+    series: [{}, { scale: "y", paths: () => null, points: { show: false } }],
     axes: [
       { ...axis, values: (u, values) => values.map((v) => seconds(v)) },
       { ...axis, size: 170, grid: { show: false }, splits: () => trace.lanes.map((_, i) => i), values: () => trace.lanes.map((name) => (name.length > 26 ? `${name.slice(0, 25)}…` : name)) },
     ],
     cursor: { y: false, points: { show: false }, drag: { x: true, y: false } },
     hooks: { draw: [(u) => drawBars(u, trace, order)], setCursor: [(u) => describe(u, trace, detail)] },
-  }, [[0, end], [null, null]], place);
+  }, [[0, end], [0, lanes - 1]], place);
 }
 
 function drawBars(u, trace, order) {
