@@ -18,13 +18,13 @@ window.places = Array.from({{length: {CHARTS}}}, () => {{
   return place;
 }});
 window.xs = Array.from({{length: {BINS}}}, (_, i) => 25 * i);
-window.lines = () => Array.from({{length: {RUNS}}}, (_, r) => xs.map((x) => 1 - Math.exp(-x / (900 + 50 * r)) + Math.random() / 9));
+window.lines = () => Array.from({{length: {RUNS}}}, (_, r) =>
+  xs.map((x) => 1 - Math.exp(-x / (900 + 50 * r)) + Math.random() / 9));
 """
 UPLOT = {
     "draw": """window.plots = places.map((p) => new uPlot({width: 370, height: 220, legend: {show: false},
-        scales: {x: {time: false}}, series: [{}, ...Array(%d).fill({stroke: "#4c8df6", points: {show: false}})]},
-        [xs, ...lines()], p))"""
-    % RUNS,
+        scales: {x: {time: false}}, series: [{}, ...Array(RUNS).fill({stroke: "#4c8df6", points: {show: false}})]},
+        [xs, ...lines()], p))""".replace("RUNS", str(RUNS)),
     "change": "plots.forEach((plot) => plot.setData([xs, ...lines()]))",
 }
 PLOTLY = {

@@ -78,6 +78,7 @@ class RunIndex:
             self.version += 1
         for name in found.keys() - self.runs.keys():
             self.runs[name] = Run(name, found[name])
+        self.runs = {name: self.runs[name] for name in found if name in self.runs}
 
     def _update(self, run: Run, peek_rows: int) -> None:
         status = run.metrics_file.stat()

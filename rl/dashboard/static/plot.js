@@ -13,9 +13,10 @@ export function layers(curves, palette) {
   const keep = Number(get("smooth"));
   const lines = [...curves].map(([id, curve]) => [id, keep ? smoothed(curve, keep) : raw(curve), curve]);
   if (get("group")) return groupLayers(lines);
+  // So many faint lines would be a grey mass, and half of the time to draw: the browser strokes 1 px fastest.
   const many = lines.length > 20;
-  const faint = keep ? lines.map(([id, , curve]) => ({ label: id, line: raw(curve), color: faded(palette.get(id), many ? 0.1 : 0.22), width: 1, faint: true })) : [];
-  return { series: [...faint, ...lines.map(([id, line]) => ({ label: id, line, color: palette.get(id), width: many ? 1.2 : 1.8 }))], bands: [] };
+  const faint = keep && !many ? lines.map(([id, , curve]) => ({ label: id, line: raw(curve), color: faded(palette.get(id), 0.22), width: 1, faint: true })) : [];
+  return { series: [...faint, ...lines.map(([id, line]) => ({ label: id, line, color: palette.get(id), width: many ? 1 : 1.8 }))], bands: [] };
 }
 
 function groupLayers(lines) {
