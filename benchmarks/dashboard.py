@@ -28,12 +28,16 @@ FIRST_PAINT = """
 (function check() {
   const cards = [...document.querySelectorAll(".card")].filter((c) => c.getBoundingClientRect().top < innerHeight);
   if (cards.length && cards.every((c) => c.querySelector("canvas"))) {
-    requestAnimationFrame(() => setTimeout(() => { window.firstPaint = performance.now(); window.drawn = cards.length; }));
+    requestAnimationFrame(() => setTimeout(() => {
+      window.firstPaint = performance.now();
+      window.drawn = cards.length;
+    }));
   } else requestAnimationFrame(check);
 })();
 """
 # Milliseconds from an event to the frame after it, everything in between done.
-TIMED = "(async () => {{ const t = performance.now(); {action}; await new Promise((r) => requestAnimationFrame(() => setTimeout(r))); return performance.now() - t; }})()"
+TIMED = """(async () => {{ const t = performance.now(); {action};
+    await new Promise((r) => requestAnimationFrame(() => setTimeout(r))); return performance.now() - t; }})()"""
 SLIDE = "const s = document.querySelector('#smooth'); s.value = {value}; s.dispatchEvent(new Event('input'))"
 TOGGLE = "document.querySelector('#runs li:nth-child({number}) input').click()"
 LOG = "document.querySelector('#log').click()"

@@ -1,5 +1,6 @@
 """TensorBoard as a guest: the metrics as event files under `run_dir/tensorboard`, if logging.tensorboard is set."""
 
+import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +34,7 @@ class TensorBoardRun:
             # What a killed run logged after its last checkpoint is void.
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for name, value in row.items():
-            if name != "step" and value is not None:
+            if name != "step" and value is not None and math.isfinite(value):
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
