@@ -303,6 +303,8 @@ class LoggingConfig(Section):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online when logged in, else offline (files in the run folder)."""
     wandb_project: str = "deltarl"
+    tensorboard: bool = False
+    """Also write TensorBoard event files, in the run's folder tensorboard; needs the extra deltarl[tensorboard]."""
     samples_per_step: NonNegativeInt = 8
     """Sampled answers kept in samples.jsonl each step, for the report."""
 

@@ -71,7 +71,14 @@ class Loop:
         # The last step that changed the weights, whose rows are written, and that has a checkpoint.
         self.weights_step = self.logged_step = self.saved_step = self.first_step - 1
         mode, project = config.logging.wandb, config.logging.wandb_project
-        self.metrics = MetricsWriter(run_dir, config.model_dump(mode="json"), mode, project, config.name)
+        self.metrics = MetricsWriter(
+            run_dir,
+            config.model_dump(mode="json"),
+            mode,
+            project,
+            config.name,
+            tensorboard=config.logging.tensorboard,
+        )
         self.samples = SampleWriter(run_dir)
 
     def run(self) -> None:

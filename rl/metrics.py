@@ -1,6 +1,6 @@
 """What a run measures: the one table of metric names, and the writers of metrics.jsonl and samples.jsonl.
 
-`python -m deltarl.rl.metrics` prints the table as Markdown.
+`python -m deltarl.rl.metrics` prints the table as Markdown; docs/METRICS.md holds it.
 """
 
 import difflib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, SupportsFloat, TypedDict
 
 from deltarl.rl.jsonl import JsonlWriter, read_jsonl, truncate_after
+from deltarl.rl.tensorboard_run import TensorBoardRun
 from deltarl.rl.wandb_run import WANDB_MODES, WandbMode, WandbRun
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "truncate_after",
 ]
 
+SCHEMA_VERSION = 1
+"""Of the rows of metrics.jsonl and samples.jsonl (docs/METRICS.md): a row without a "schema" key is of version 1."""
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 
@@ -196,7 +199,7 @@ def metrics_table() -> str:
 
 
 class MetricsWriter:
-    """Appends one row of metrics a step to `run_dir/metrics.jsonl` and mirrors it to wandb.
+    """Appends one row of metrics a step to `run_dir/metrics.jsonl` and mirrors it to wandb and TensorBoard.
 
     To resume, call `truncate_after(run_dir / "metrics.jsonl", step)` first.
 
@@ -205,13 +208,22 @@ class MetricsWriter:
         config: the resolved configuration, for wandb.
         wandb_mode: "auto" is online for a user who is logged in to wandb, else offline (no network is used).
         project, name: how wandb files the run.
+        tensorboard: also write TensorBoard event files; ValueError where the package is missing.
     """
 
     def __init__(
-        self, run_dir: Path | str, config: Mapping[str, Any], wandb_mode: WandbMode, project: str, name: str
+        self,
+        run_dir: Path | str,
+        config: Mapping[str, Any],
+        wandb_mode: WandbMode,
+        project: str,
+        name: str,
+        *,
+        tensorboard: bool = False,
     ) -> None:
         if wandb_mode not in WANDB_MODES:
             raise ValueError(f"wandb mode {wandb_mode!r} is none of {', '.join(WANDB_MODES)}")
+        self._tensorboard = TensorBoardRun(Path(run_dir)) if tensorboard else None
         self._rows = JsonlWriter(Path(run_dir) / METRICS_FILE)
         self._wandb = WandbRun(Path(run_dir), config, wandb_mode, project, name)
 
@@ -226,11 +238,15 @@ class MetricsWriter:
         row = {"step": step} | {name: _plain_number(value) for name, value in values.items()}
         self._rows.append(row)
         self._wandb.log(row)
+        if self._tensorboard is not None:
+            self._tensorboard.log(row)
 
     def close(self) -> None:
-        """Close the file and finish the wandb run."""
+        """Close the files and finish the wandb run."""
         self._rows.close()
         self._wandb.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
 
 class SampleRow(TypedDict):

@@ -35,6 +35,7 @@ from deltarl.rl.config import ModelConfig, RunConfig, SFTConfig
 from deltarl.rl.master_weights import hold_masters
 from deltarl.rl.metrics import MetricsWriter
 from deltarl.rl.ranks import on_cpu, rank_state
+from deltarl.rl.tensorboard_run import require_tensorboard
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ def check_context(config: RunConfig) -> None:
     Raises:
         ValueError: what is wrong.
     """
+    if config.logging.tensorboard:
+        require_tensorboard()
     if config.learner.lora is not None and find_spec("peft") is None:
         raise ValueError("learner.lora needs peft, which is not installed: pip install 'deltarl[lora]'")
     hybrid = config.model.path is None or is_hybrid(config.model.path)

@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,3 +233,23 @@ def test_resumed_online_run_keeps_its_wandb_id(tmp_path, monkeypatch):
         make_writer(tmp_path, mode="online").close()
     assert starts[0]["id"] == starts[1]["id"]
     assert starts[1]["resume"] == "allow"
+
+
+def test_tensorboard_without_its_package_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("deltarl.rl.tensorboard_run.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"deltarl\[tensorboard\]"):
+        MetricsWriter(tmp_path, {}, "disabled", "project", "run", tensorboard=True)
+
+
+def test_rows_go_to_tensorboard_without_what_is_missing(tmp_path):
+    event_file = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = MetricsWriter(tmp_path, {}, "disabled", "project", "run", tensorboard=True)
+    writer.log(3, {"reward/mean": 0.5, "kl/ref": math.nan})
+    writer.close()
+    found = event_file.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("reward/mean")] == [(3, 0.5)]
+    assert found.Tags()["scalars"] == ["reward/mean"]
+
+
+def test_the_documented_table_is_the_one_in_the_code():
+    assert metrics_table() in (Path(__file__).parents[2] / "docs" / "METRICS.md").read_text()
