@@ -37,7 +37,7 @@ class Fleet:
         self.name, self._spec, self._stuck_after = name, spec, stuck_after
         self.restarts = 0
         self._state: dict[str, tuple[Any, ...]] = {}  # last broadcast of each method, for workers that start later
-        self._workers: list[Any] = [spec.spawn() for _ in range(size)]
+        self._workers: list[Any] = [spec.spawn(index) for index in range(size)]
         ready: list[ray.ObjectRef] = [worker.__ray_ready__.remote() for worker in self._workers]
         wait_all(ready, f"{size} {name} to start")
         for started in ready:
@@ -118,7 +118,7 @@ class Fleet:
         for _ in range(MAX_DEATHS):
             self.restarts += 1
             log.warning("one of %d %s died; starting another and reissuing its work", len(self._workers), self.name)
-            worker = self._workers[index] = self._spec.spawn()
+            worker = self._workers[index] = self._spec.spawn(index)
             ready: ray.ObjectRef = worker.__ray_ready__.remote()
             wait_all([ready], f"one of the {self.name} to restart")
             try:

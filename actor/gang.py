@@ -1,6 +1,6 @@
 """Ranks that work in step: every call goes to all of them at once, and none can do without the others."""
 
-import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +10,7 @@ from ray.exceptions import RayActorError
 
 from deltarl.actor.fleet import WorkerLostError
 from deltarl.actor.host import WorkerSpec, wait_all
+from deltarl.actor.meeting import LOOPBACK, meeting_point
 
 
 class Gang:
@@ -22,8 +23,8 @@ class Gang:
             WorkerLostError: a rank's constructor raised.
         """
         self.name = name
-        env = _rendezvous(size, bool(spec.num_gpus)) if size > 1 else [{}]
-        self._ranks = [replace(spec, env={**spec.env, **rank_env}).spawn() for rank_env in env]
+        env = _rendezvous(size, bool(spec.num_gpus), meeting_point(spec.places)) if size > 1 else [{}]
+        self._ranks = [replace(spec, env={**spec.env, **own}).spawn(rank) for rank, own in enumerate(env)]
         self._get([rank.__ray_ready__.remote() for rank in self._ranks], "start")
 
     def scatter(self, method: str, args: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -75,17 +76,15 @@ class Gang:
             ) from error
 
 
-def _rendezvous(size: int, own_gpu: bool) -> list[dict[str, str]]:
-    """Every rank's environment. Loopback, for now: the ranks of a gang share a node.
+def _rendezvous(size: int, own_gpu: bool, meeting_point: tuple[str, int]) -> list[dict[str, str]]:
+    """Every rank's environment.
 
     Args:
         own_gpu: each rank sees one GPU, its own, whose number there is 0: what libraries take LOCAL_RANK for.
     """
-    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    address, port = meeting_point
+    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    if address == LOOPBACK:  # else they listen wherever the name of this machine leads
+        interface = "lo0" if sys.platform == "darwin" else "lo"
+        common |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": "0" if own_gpu else str(rank)} for rank in range(size)]
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

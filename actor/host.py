@@ -8,10 +8,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 30.0  # seconds without news before a line says what is being waited for
+
+
+@dataclass(frozen=True)
+class Places:
+    """Bundles of a placement group, one for each worker of a fleet or rank of a gang; several may have the same."""
+
+    group: PlacementGroup
+    bundles: Sequence[int]
+
+    def of(self, index: int) -> PlacementGroupSchedulingStrategy | None:
+        """For Ray, where worker `index` goes; None for one that joined later and has no place reserved."""
+        if index >= len(self.bundles):
+            return None
+        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=self.bundles[index])
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,7 @@ class WorkerSpec:
         num_threads: threads its numeric libraries may use. Two processes that both use every core slow each other
             down many times over.
         env: further environment variables of the process.
+        places: where the workers go; without, wherever Ray finds room.
     """
 
     cls: type
@@ -33,9 +50,10 @@ class WorkerSpec:
     num_gpus: float = 0.0
     num_threads: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
+    places: Places | None = None
 
-    def spawn(self) -> Any:
-        """Starts the actor; returns before its constructor has run."""
+    def spawn(self, index: int = 0) -> Any:
+        """Starts the actor that is worker `index` of its fleet; returns before its constructor has run."""
         env = {
             "OMP_NUM_THREADS": str(self.num_threads),
             "MKL_NUM_THREADS": str(self.num_threads),
@@ -46,6 +64,8 @@ class WorkerSpec:
         # Ray's own restarts would bring a worker back in its initial state; the fleet restarts it and replays instead.
         reserved = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         options = {**reserved, "max_restarts": 0, "runtime_env": {"env_vars": env}}
+        if self.places is not None:
+            options["scheduling_strategy"] = self.places.of(index)
         return ray.remote(self.cls).options(**options).remote(*self.args, **self.kwargs)
 
 

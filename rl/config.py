@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from deltarl.model.config import LinearAttention
 from deltarl.rl.alerts import AlertConfig
 from deltarl.rl.critic_config import CriticConfig
+from deltarl.rl.hardware import HardwareConfig
 from deltarl.rl.lora_config import LoRAConfig
 from deltarl.rl.objectives.config import ObjectiveConfig
 from deltarl.rl.presets import Algorithm, with_preset
@@ -318,6 +319,12 @@ class RunConfig(Section):
     """Sample-score-update steps."""
     in_process: bool = False
     """Run all of it in the one process that was started, without Ray: for a debugger. The curve is the same."""
+    placement: Literal["colocated", "disaggregated"] = "colocated"
+    """colocated: a learner rank and its rollout workers share a GPU, by the fractions of num_gpus, and everything is on
+    as few nodes as possible; disaggregated: GPUs are the learner's or the rollout workers' as a whole, on as many nodes
+    as possible (docs/CLUSTER.md). Without GPUs it says only how far workers are spread over nodes."""
+    hardware: HardwareConfig | None = None
+    """For --dry-run alone: the nodes and devices to plan for, where they are not this machine (docs/CLUSTER.md)."""
     algorithm: Algorithm = "grpo"
     """Sets the switches below that make this algorithm (rl/presets.py), where the recipe does not set them itself."""
     model: ModelConfig = ModelConfig()
@@ -375,6 +382,15 @@ class RunConfig(Section):
             raise ValueError(
                 f"learner.num_gpus = {learner.num_gpus}: each of learner.num_ranks = {learner.num_ranks} ranks needs a "
                 "GPU of its own; reserve more than half of one, or set learner.num_ranks=1"
+            )
+        beside = -(-rollout.num_workers // learner.num_ranks)
+        shared = learner.num_gpus + beside * rollout.num_gpus
+        if self.placement == "colocated" and learner.num_gpus and rollout.num_gpus and shared > 1.0 + 1e-6:
+            raise ValueError(
+                f"placement = 'colocated' has a learner rank and {beside} of rollout.num_workers = "
+                f"{rollout.num_workers} share a GPU, but learner.num_gpus = {learner.num_gpus:g} and {beside} times "
+                f"rollout.num_gpus = {rollout.num_gpus:g} are {shared:g}: lower one of them or rollout.num_workers, or "
+                "set placement=disaggregated"
             )
         if learner.batch_invariant and not (learner.num_gpus and rollout.num_gpus and rollout.backend == "native"):
             raise ValueError(

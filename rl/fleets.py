@@ -1,16 +1,19 @@
 """The actors of a run: who samples, who scores, who learns, and how they are spread."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deltarl.actor.fleet import Fleet
 from deltarl.actor.gang import Gang
-from deltarl.actor.host import WorkerSpec
+from deltarl.actor.host import Places, WorkerSpec
+from deltarl.actor.placement import cluster_nodes, reserved
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.rl.config import RunConfig
 from deltarl.rl.in_process import InProcess
+from deltarl.rl.layout import Role, layout
 from deltarl.rl.learner import Learner
 from deltarl.rl.sft_progress import SFTProgress
 from deltarl.rl.warm_start import WarmStart
@@ -24,8 +27,8 @@ class Fleets:
     learner: Gang | InProcess
 
     @classmethod
-    def start(cls, config: RunConfig, model_path: Path) -> "Fleets":
-        """Starts every actor of the run; they take over the model from `model_path`."""
+    def start(cls, config: RunConfig, model_path: Path, places: Mapping[Role, Places] = {}) -> "Fleets":
+        """Starts every actor of the run, where `places` says; they take over the model from `model_path`."""
         path = str(model_path.resolve())
         rollout, learner = config.rollout, config.learner
         sampler = WorkerSpec(
@@ -40,8 +43,14 @@ class Fleets:
             num_cpus=rollout.num_cpus,
             num_gpus=rollout.num_gpus,
             num_threads=rollout.num_threads,
+            places=places.get("rollout"),
         )
-        scorer = WorkerSpec(Scorer, kwargs=scorer_arguments(config), num_cpus=config.reward.num_cpus)
+        scorer = WorkerSpec(
+            Scorer,
+            kwargs=scorer_arguments(config),
+            num_cpus=config.reward.num_cpus,
+            places=places.get("reward"),
+        )
         updates = config.steps * learner.num_minibatches
         rank = WorkerSpec(
             Learner,
@@ -49,11 +58,12 @@ class Fleets:
             num_cpus=learner.num_cpus,
             num_gpus=learner.num_gpus,
             num_threads=learner.num_threads,
+            places=places.get("learner"),
         )
         if config.in_process:
             samplers, scorers = InProcess(sampler, rollout.num_workers), InProcess(scorer, config.reward.num_workers)
             return cls(samplers, scorers, InProcess(rank))
-        # First of all: ranks need a GPU each, and workers that came before might leave them no two.
+        # First of all: ranks need a GPU each, and workers that came before might leave them none in their bundle.
         ranks = Gang("learner", rank, learner.num_ranks)
         return cls(
             Fleet("rollout workers", sampler, rollout.num_workers, rollout.stuck_after),
@@ -66,7 +76,21 @@ class Fleets:
             fleet.close()
 
 
-def warm_start(config: RunConfig, folder: Path, demonstrations: Sequence[Mapping[str, str]]) -> None:
+@contextmanager
+def placed(config: RunConfig, learner_alone: bool = False) -> Iterator[dict[Role, Places]]:
+    """Holds a place on the cluster for every actor of the run, or for the learner's ranks alone.
+
+    Raises:
+        PlacementError: the cluster is too small.
+    """
+    found = layout(config, cluster_nodes(), learner_alone)
+    with reserved(found.bundles, found.spread) as group:
+        yield {role: Places(group, bundles) for role, bundles in found.places.items()}
+
+
+def warm_start(
+    config: RunConfig, folder: Path, demonstrations: Sequence[Mapping[str, str]], places: Mapping[Role, Places]
+) -> None:
     """Makes the checkpoint RL starts from in `folder`, on as many ranks as will learn afterwards."""
     learner = config.learner
     spec = WorkerSpec(
@@ -75,6 +99,7 @@ def warm_start(config: RunConfig, folder: Path, demonstrations: Sequence[Mapping
         num_cpus=learner.num_cpus,
         num_gpus=learner.num_gpus,
         num_threads=learner.num_threads,
+        places=places["learner"],
     )
     ranks = Gang("warm start", spec, learner.num_ranks)
     try:

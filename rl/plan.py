@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, KimiLinearConfig, PreTrainedModel
@@ -16,34 +16,33 @@ from deltarl.model.routing import routing_dtype, routing_shape
 from deltarl.reward.rewards import Scorer
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import cpus_needed, gpu_shares, scorer_arguments
-from deltarl.rl.lora import adapter_parameters
-from deltarl.rl.muon import hidden_matrices
+from deltarl.rl.plan_hardware import Plan, plan_hardware
+from deltarl.rl.plan_sizes import (
+    GIB,
+    learner_parts,
+    learner_passes,
+    longest,
+    sequence_bytes,
+    sequences_at_once,
+    stored_bytes,
+)
 from deltarl.rl.problem_set import ProblemSet, demonstrations
-from deltarl.rl.sharding import sharded_layers
 from deltarl.rl.warm_start import check_context, load_tokenizer
 from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import SamplingParams
 
 PROBE_PARAMETERS = 50_000_000  # larger models are not probed: their time is estimated from FLOPs
 PROBE_TOKENS, PROBE_STEPS = 1024, 8
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`lines` to read, and `refused`: what, of that which is looked at, would stop the run before its first step."""
-
-    lines: list[str]
-    refused: list[str]
 
 
 def make_plan(config: RunConfig) -> Plan:
     """Loads data, tokenizer and plug-ins as the run would, and measures with a random model of the same size."""
     refused = [str(error) for error in _problems(config)]
     try:
-        tokenizer = load_tokenizer(config.model)
+        # A folder with sizes alone, for a checkpoint that is elsewhere, has no tokenizer to count; sizes say enough.
+        vocabulary = len(load_tokenizer(config.model)) if config.model.path is None else 0
         with torch.device("meta"):
-            model = _model(config, len(tokenizer))
+            model = _model(config, vocabulary)
     except (OSError, ValueError) as error:
         return Plan([], refused or [str(error)])
     lines = [f"policy: {model.num_parameters():,} parameters, {model.config.num_hidden_layers} layers"]
@@ -51,6 +50,9 @@ def make_plan(config: RunConfig) -> Plan:
     lines += memory
     lines += _tokens(config)
     lines += _routing(config, model)
+    if config.hardware is not None:
+        there = plan_hardware(config, model, config.hardware)
+        return Plan([*lines, *there.lines], [*refused, *there.refused])
     lines += _seconds(config, model)
     here = config.learner.num_ranks * learner_bytes + config.rollout.num_workers * worker_bytes
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -75,6 +77,12 @@ def _problems(config: RunConfig) -> Iterator[Exception]:
     """What the run would refuse, each part looked at though another was refused."""
 
     def data() -> None:
+        path = config.model.path
+        if path is not None and Path(path).is_dir() and not list(Path(path).glob("*.safetensors")):
+            raise ValueError(
+                f"model.path = {path} has no weights (*.safetensors), only sizes to plan with, and the data are "
+                "not looked at: a run needs the folder of the checkpoint and its tokenizer"
+            )
         problems = ProblemSet.load(config, load_tokenizer(config.model))
         if config.sft:
             demonstrations(problems.train, config.sft)
@@ -106,30 +114,12 @@ def _model(config: RunConfig, vocab_size: int) -> PreTrainedModel:
 
 def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, int]:
     """Lines, and bytes of a learner rank and of a rollout worker without activations."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    learned = 4 * model.num_parameters()  # in fp32, whatever is stored
-    fixed = weights if isinstance(model, HybridForCausalLM) else learned  # HFPolicy is always in fp32
-    parts = {"weights": learned, "gradient": learned} | _optimizer_bytes(config, model, learned)
-    if config.learner.lora is not None:
-        adapters, adapted = adapter_parameters(model, config.learner.lora)
-        merged = adapted * fixed // model.num_parameters()
-        parts = {"weights": fixed, "merged matrices": merged, "adapters with gradient and AdamW": 16 * adapters}
-    elif config.learner.beta:
-        parts["reference model"] = fixed
-    if config.learner.baseline == "critic" and config.learner.critic.trunk == "own":
-        parts["critic with gradient and AdamW"] = 4 * learned
-    if config.learner.sharding != "none":
-        # What a rank needs whole at a time: the largest layer, or what is in none, weights and gradient.
-        parts = {name: size // config.learner.num_ranks for name, size in parts.items()}
-        parts["one layer put together"] = 2 * 4 * _largest_unit(model)
-    rollout = config.rollout
-    length = config.data.max_prompt_tokens + rollout.max_tokens
-    sequences = min(rollout.max_num_seqs, -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations)
+    rollout, parts = config.rollout, learner_parts(config, model)
+    weights, sequences = stored_bytes(model), sequences_at_once(config)
     cache, kept = 0, "; keys and values of its sequences are not counted"
     if isinstance(model, HybridForCausalLM):
-        recorded = config.learner.router_replay and any(routing_shape(model.config))
-        cache = sequences * model.new_cache(1, length, record_routing=recorded).bytes_per_sequence(length)
-        kept = f", states and latents of {sequences} sequences of up to {length} tokens {_gib(cache)}"
+        cache = sequences * sequence_bytes(config, model)
+        kept = f", states and latents of {sequences} sequences of up to {longest(config)} tokens {_gib(cache)}"
     learner, worker = sum(parts.values()), weights + cache
     listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
     if config.learner.sharding == "fsdp_offload":
@@ -146,21 +136,6 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
     )
 
 
-def _optimizer_bytes(config: RunConfig, model: PreTrainedModel, learned: int) -> dict[str, int]:
-    """Of the policy's optimizer: two moments of every weight, or one of those that are Muon's."""
-    if config.learner.optimizer == "adamw":
-        return {"AdamW": 2 * learned}
-    names = hidden_matrices(model)
-    share = sum(p.numel() for name, p in model.named_parameters() if name in names) / model.num_parameters()
-    return {"Muon": int(share * learned), "AdamW": int(2 * (1 - share) * learned)}
-
-
-def _largest_unit(model: PreTrainedModel) -> int:
-    """Parameters of the largest part that sharded ranks put together at once."""
-    layers = [sum(p.numel() for p in m.parameters()) for m in sharded_layers(model)]
-    return max([model.num_parameters() - sum(layers), *layers])
-
-
 def _gib(size: int) -> str:
     return f"{size / GIB:.3g}"
 
@@ -171,7 +146,7 @@ def _tokens(config: RunConfig) -> list[str]:
     before_refills = "before refills " if rollout.max_refills else ""
     return [
         f"a step: {rollout.prompts_per_step} problems x {rollout.num_generations} answers = {answers} answers, at most "
-        f"{answers * rollout.max_tokens:,} tokens sampled {before_refills}and {answers * _longest(config):,} learned "
+        f"{answers * rollout.max_tokens:,} tokens sampled {before_refills}and {answers * longest(config):,} learned "
         f"from, in {config.learner.num_minibatches} optimizer steps; {config.steps} steps",
     ]
 
@@ -183,23 +158,16 @@ def _routing(config: RunConfig, model: PreTrainedModel) -> list[str]:
     size = layers * chosen * routing_dtype(model.config).itemsize
     return [
         f"router replay: {size} bytes a token of {layers} layers x {chosen} experts, at most "
-        f"{size * _longest(config):,} an answer, from samplers to learner"
+        f"{size * longest(config):,} an answer, from samplers to learner"
     ]
-
-
-def _longest(config: RunConfig) -> int:
-    return config.data.max_prompt_tokens + config.rollout.max_tokens
 
 
 def _seconds(config: RunConfig, model: PreTrainedModel) -> list[str]:
     """An estimate of the step's sampling and learning, for answers of full length."""
     rollout, learner, parameters = config.rollout, config.learner, model.num_parameters()
     without = "without worked solutions, corrections, refills, scoring, evaluation and publishing"
-    learned = rollout.prompts_per_step * rollout.num_generations * _longest(config)
-    # In passes through a model, a forward pass being 1 and a forward and backward pass 3.
-    passes = 3.0 + (1.0 if learner.beta else 0.0)
-    if learner.baseline == "critic":
-        passes += (1.0 + 3.0 * learner.critic.epochs) if learner.critic.trunk == "own" else 1.0
+    learned = rollout.prompts_per_step * rollout.num_generations * longest(config)
+    passes = learner_passes(config)
     if parameters > PROBE_PARAMETERS or not isinstance(model, HybridForCausalLM) or rollout.backend != "native":
         sampled = rollout.prompts_per_step * rollout.num_generations * rollout.max_tokens
         flops = 2 * parameters * (passes * learned + sampled)

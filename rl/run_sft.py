@@ -25,7 +25,7 @@ def warm_up(config: RunConfig) -> None:
         raise ConfigError("the recipe has no `sft` section")
     run_dir = open_run_dir(config)
     log_to(run_dir)
-    from deltarl.rl.fleets import warm_start
+    from deltarl.rl.fleets import placed, warm_start
     from deltarl.rl.problem_set import ProblemSet, demonstrations
     from deltarl.rl.warm_start import load_tokenizer, starting_point
 
@@ -36,10 +36,10 @@ def warm_up(config: RunConfig) -> None:
         starting_point(folder, config, tokenizer, shown)
     elif not folder.is_dir():
         learner = config.learner
-        shares = [learner.num_gpus] * learner.num_ranks if learner.num_gpus else []
-        runtime.start(learner.num_ranks * learner.num_cpus, shares)
+        runtime.start(learner.num_ranks * learner.num_cpus, bool(learner.num_gpus))
         try:
-            warm_start(config, folder, shown)
+            with placed(config, learner_alone=True) as places:
+                warm_start(config, folder, shown, places)
         finally:
             runtime.stop()
     log.info("checkpoint: %s", folder.resolve())

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from deltarl.actor import runtime
@@ -44,7 +44,7 @@ def train(config: RunConfig) -> None:
     log_to(run_dir)
     # Imported late: these take seconds, and a mistake in the configuration should not.
     from deltarl.reward.rewards import Scorer
-    from deltarl.rl.fleets import Fleets, cpus_needed, gpu_shares, scorer_arguments, warm_start
+    from deltarl.rl.fleets import Fleets, cpus_needed, gpu_shares, placed, scorer_arguments, warm_start
     from deltarl.rl.loop import Loop
     from deltarl.rl.problem_set import ProblemSet, demonstrations
     from deltarl.rl.report import write_report
@@ -56,13 +56,14 @@ def train(config: RunConfig) -> None:
     problems = ProblemSet.load(config, tokenizer)
     shown = demonstrations(problems.train, config.sft) if config.sft else []
     if not config.in_process:
-        runtime.start(cpus_needed(config), gpu_shares(config))
+        runtime.start(cpus_needed(config), bool(gpu_shares(config)))
     try:
-        with stopped_by_sigterm():
+        with stopped_by_sigterm(), ExitStack() as held:
+            places = {} if config.in_process else held.enter_context(placed(config))
             if shown and not config.in_process and not (run_dir / "initial").is_dir():
-                warm_start(config, run_dir / "initial", shown)
+                warm_start(config, run_dir / "initial", shown, places)
             model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
-            fleets = Fleets.start(config, model_path)
+            fleets = Fleets.start(config, model_path, places)
             try:
                 Loop(config, run_dir, tokenizer, problems, fleets).run()
             finally:

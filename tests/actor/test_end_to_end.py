@@ -83,8 +83,8 @@ def kill_a_worker(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     pids: list[int] = []
     start, collect = Fleets.start, Collector.collect
 
-    def start_and_look(config, model_path):
-        fleets = start(config, model_path)
+    def start_and_look(*arguments):
+        fleets = start(*arguments)
         pids.extend(fleets.rollout.pids())
         return fleets
 

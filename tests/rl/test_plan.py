@@ -4,12 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import KimiLinearConfig, LlamaConfig, LlamaForCausalLM
 
+from deltarl.actor.placement import Node, fits
 from deltarl.model.checkpoint import load_model
+from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.tokenizer import byte_tokenizer
 from deltarl.rl import plan as planning
+from deltarl.rl.cli import load_config
+from deltarl.rl.layout import layout
 from deltarl.rl.plan import make_plan
+from deltarl.rl.plan_hardware import plan_hardware
+from deltarl.rl.plan_sizes import active_parameters, read_by_decoding, sequence_bytes
 from deltarl.rl.run_grpo import main
 from deltarl.rl.warm_start import new_model
 
@@ -77,7 +83,10 @@ def test_a_hybrid_stored_in_bf16_learns_in_fp32_and_samples_in_bf16(tiny, bf16_f
     byte_tokenizer([]).save_pretrained(bf16_folder)
     plan = make_plan(tiny(f"model.path={bf16_folder}", "sft=null", "learner.beta=0.1"))
     gib = load_model(bf16_folder).num_parameters() / 2**30
-    parts = f"(weights {4 * gib:.3g}, gradient {4 * gib:.3g}, AdamW {8 * gib:.3g}, reference model {2 * gib:.3g})"
+    parts = (
+        f"(weights {4 * gib:.3g}, gradient {4 * gib:.3g}, AdamW {8 * gib:.3g}, reference model {2 * gib:.3g}, "
+        f"rounded weights {2 * gib:.3g})"
+    )
     assert parts in plan.lines[1]
     assert f"(weights {2 * gib:.3g}, states and latents" in plan.lines[2]
     lora = make_plan(tiny(f"model.path={bf16_folder}", "sft=null", "learner.lora.rank=4")).lines[1]
@@ -105,3 +114,74 @@ def test_what_would_be_refused_is_told_at_once(capsys, tmp_path):
 def test_more_memory_than_there_is_would_be_refused(tiny):
     plan = make_plan(tiny("rollout.num_generations=1000", "rollout.num_workers=100000"))
     assert any("all processes together need" in why for why in plan.refused)
+
+
+CLUSTER = Path(__file__).parents[2] / "configs" / "cluster"
+RECIPES = ["one_gpu", "eight_gpus", "several_nodes"]
+
+
+@pytest.fixture(scope="module")
+def kimi() -> HybridForCausalLM:
+    """The released model's sizes."""
+    with torch.device("meta"):
+        sizes = KimiLinearConfig.from_pretrained(CLUSTER / "kimi_linear_48b_a3b")
+        return HybridForCausalLM(sizes).type(torch.bfloat16)
+
+
+def test_the_sizes_of_the_released_model_are_48_billion_of_which_3_are_active(kimi):
+    # 20 KDA layers of 39.6e6, 26 mixtures of 256 + 1 experts of 3 x 1024 x 2304, 2 tables of 163840 x 2304.
+    assert kimi.num_parameters() == 49_122_675_072
+    assert active_parameters(kimi) == pytest.approx(3.1e9, rel=0.01)
+    hand = 20 * 39.6e6 + 7 * 29.1e6 + 26 * 9 * 3 * 1024 * 2304 + 3 * 9216 * 2304 + 163840 * 2304
+    assert active_parameters(kimi) == pytest.approx(hand, rel=0.01)
+    assert read_by_decoding(kimi, 1) == pytest.approx(2 * hand, rel=0.01)
+    assert read_by_decoding(kimi, 10_000) == pytest.approx(2 * (49.12e9 - 163840 * 2304), rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "refused"),
+    [
+        ("8xh200", [], []),
+        (
+            "8xh200",
+            ["rollout.num_workers=16", "rollout.num_gpus=0.2"],
+            ["a learner rank and its 2 rollout workers need"],
+        ),
+        ("8xh200", ["hardware.host_memory_gb=1000"], ["a node's host needs"]),
+        ("8x80gb", [], ["a rollout worker needs 98.2 GB for the weights alone and h100-80gb has 73.6 GB usable"]),
+        ("2_nodes", [], []),
+        (
+            "2_nodes",
+            ["hardware.device=h100-80gb"],
+            ["it would fit with learner.num_ranks=8 with sharding=fsdp_offload", "take devices of more memory (h200)"],
+        ),
+        ("2_nodes", ["hardware.nodes=1"], ["more than 1 nodes of 8 GPUs have"]),
+    ],
+)
+def test_the_48b_model_is_refused_where_it_does_not_fit_and_told_what_would(kimi, recipe, overrides, refused):
+    config = load_config(CLUSTER / f"kimi_linear_48b_{recipe}.yaml", overrides)
+    assert config.hardware is not None
+    plan = plan_hardware(config, kimi, config.hardware)
+    assert len(plan.refused) == len(refused), plan.refused
+    for why, part in zip(plan.refused, refused, strict=True):
+        assert part in why
+
+
+def test_the_parts_of_the_plan_are_the_sums_they_should_be(kimi):
+    config = load_config(CLUSTER / "kimi_linear_48b_2_nodes.yaml")
+    text = "\n".join(plan_hardware(config, kimi, config.hardware).lines)
+    # Of 8 ranks: 4 bytes a weight of masters, 4 of gradient, 8 of AdamW.
+    assert "(weights 24.6, gradient 24.6, AdamW 49.1, one layer put together 14.9" in text
+    # 20 layers of 32 states of 128 x 128 in fp32 and what the engine keeps beside them, and 8,064 bytes a token.
+    engine = sequence_bytes(config, kimi)
+    assert 20 * 32 * 128 * 128 * 4 + 4608 * 8064 < engine < 160e6
+    assert f"at {engine / 1e6:.1f} MB of states and latents" in text
+    assert "98.2 GB over the network to 1 other nodes; 786.0 GB from object stores into 8 rollout workers" in text
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_for_clusters_are_read_and_their_layout_fits(recipe):
+    config = load_config(CLUSTER / f"{recipe}.yaml")
+    gpus, nodes = {"one_gpu": (1, 1), "eight_gpus": (8, 1), "several_nodes": (8, 2)}[recipe]
+    assert fits(layout(config, there := [Node(str(i), 32, gpus) for i in range(nodes)]).bundles, there)
+    assert not fits(layout(config, few := [Node("0", 32, gpus - 1)]).bundles, few)
