@@ -5,9 +5,13 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
+
+from deltarl.actor.calls import Watch, begun, ended, no_room
+from deltarl.actor.output import with_output_in
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,9 @@ class WorkerSpec:
         num_threads: threads its numeric libraries may use. Two processes that both use every core slow each other
             down many times over.
         env: further environment variables of the process.
+        fleet, index: which worker it is, for whoever watches and for its log file.
+        logs: folder of log files; without it, output stays where Ray has it.
+        watch: is told of the worker's calls.
     """
 
     cls: type
@@ -33,6 +40,29 @@ class WorkerSpec:
     num_gpus: float = 0.0
     num_threads: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
+    fleet: str = "worker"
+    index: int = 0
+    logs: Path | None = None
+    watch: Watch | None = field(default=None, compare=False)
+
+    @property
+    def log_file(self) -> Path | None:
+        """Where the process writes what it says; one that follows it there appends."""
+        return self.logs / f"{self.fleet}-{self.index}.log" if self.logs else None
+
+    @property
+    def label(self) -> str:
+        """The worker's name, and where its output is."""
+        where = f" (its output: {self.log_file})" if self.log_file else ""
+        return f"{self.fleet}-{self.index}{where}"
+
+    def call(self, worker: Any, method: str, *args: Any) -> ray.ObjectRef:
+        """Starts `worker.method(*args)` of an actor that this spec has spawned. Its constructor counts as `start`."""
+        ref: ray.ObjectRef = getattr(worker, method).remote(*args)
+        phase = "start" if method in ("__ray_ready__", "__ray_call__") else method
+        asked = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        begun(ref, self.watch, self.fleet, self.index, phase, asked)
+        return ref
 
     def spawn(self) -> Any:
         """Starts the actor; returns before its constructor has run."""
@@ -46,7 +76,8 @@ class WorkerSpec:
         # Ray's own restarts would bring a worker back in its initial state; the fleet restarts it and replays instead.
         reserved = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         options = {**reserved, "max_restarts": 0, "runtime_env": {"env_vars": env}}
-        return ray.remote(self.cls).options(**options).remote(*self.args, **self.kwargs)
+        cls = with_output_in(self.log_file, self.cls) if self.log_file else self.cls
+        return ray.remote(cls).options(**options).remote(*self.args, **self.kwargs)
 
 
 def wait_any(refs: Sequence[ray.ObjectRef], waiting_for: str, until: float = math.inf) -> ray.ObjectRef | None:
@@ -63,10 +94,11 @@ def wait_any(refs: Sequence[ray.ObjectRef], waiting_for: str, until: float = mat
         patience = max(0.0, min(PATIENCE, until - time.monotonic()))
         ready, _ = ray.wait(list(refs), num_returns=1, timeout=patience)
         if ready:
+            ended(ready[0])
             return ready[0]
         if time.monotonic() >= until:
             return None
-        log.warning("waited %.0f s for %s", time.monotonic() - start, waiting_for)
+        log.warning("waited %.0f s for %s%s", time.monotonic() - start, waiting_for, no_room(refs))
 
 
 def wait_all(refs: Sequence[ray.ObjectRef], waiting_for: str) -> None:

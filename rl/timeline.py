@@ -1,8 +1,8 @@
 """The timeline of a run: every call of every worker and the driver's phases, in trace.json, and idle fractions.
 
 All times are taken by the driver, on its one clock: a call begins when it is handed to its worker, which has no other,
-and ends when the driver learns that it has ended. So it includes the way there and back, what a worker died of is there
-too, and the clocks of several nodes need not agree. `rl/trace.py` reads the file.
+and ends when the driver learns that it has ended. So it includes the way there and back, the call that a worker died of
+is there too, and the clocks of several nodes need not agree. `rl/trace.py` reads the file.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -43,16 +43,16 @@ def of_step(step: int) -> Iterator[None]:
 class Timeline:
     """Takes in when calls begin and end, from whichever thread; see the module."""
 
-    def __init__(self, run_dir: Path, sizes: Mapping[str, int], max_bytes: int = MAX_BYTES):
+    def __init__(self, run_dir: Path, max_bytes: int = MAX_BYTES):
         """Appends to the trace that is there.
 
         Args:
-            sizes: workers of each fleet, for the idle fractions.
             max_bytes: bound on the length of the file.
         """
-        self._sizes, self._lock, self._ids = dict(sizes), threading.Lock(), itertools.count()
+        self._lock, self._ids = threading.Lock(), itertools.count()
         self._open: dict[int, tuple[str, int, str, int, float]] = {}
-        self._busy, self._since = Counter[str](), time.monotonic()  # seconds of calls within this window
+        self._since = time.monotonic()
+        self._busy: dict[str, float] = defaultdict(float)  # by fleet, seconds of calls since then
         self._epoch = time.time() - time.monotonic()  # once, so that a clock that is set does not turn time around
         self._file = _TraceFile(run_dir / TRACE_FILE, max_bytes)
         self._lanes: set[tuple[str, int]] = set()
@@ -64,8 +64,8 @@ class Timeline:
             self._open[number] = fleet, index, phase, _step.get(), time.monotonic()
             return number
 
-    def end(self, number: int, lost: bool = False) -> None:
-        """The call has ended, or its worker is `lost`."""
+    def end(self, number: int) -> None:
+        """The call has ended, or its worker has died of it."""
         now = time.monotonic()
         with self._lock:
             fleet, index, phase, step, start = self._open.pop(number)
@@ -74,10 +74,9 @@ class Timeline:
                 self._lanes.add((fleet, index))
                 for event in _names(fleet, index):
                     self._file.add(event)
-            args = {"step": step} | ({"lost": True} if lost else {})
             ts, dur = round((self._epoch + start) * 1e6), round((now - start) * 1e6)
             lane = {"cat": fleet, "pid": _pid(fleet), "tid": index}
-            self._file.add({"name": phase, "ph": "X", "ts": ts, "dur": dur, **lane, "args": args})
+            self._file.add({"name": phase, "ph": "X", "ts": ts, "dur": dur, **lane, "args": {"step": step}})
 
     @contextlib.contextmanager
     def call(self, fleet: str, index: int, phase: str) -> Iterator[None]:
@@ -88,16 +87,20 @@ class Timeline:
         finally:
             self.end(number)
 
-    def idle(self) -> dict[str, float]:
-        """`idle/*`: the share of its workers' time since the last time it was asked for that each fleet had no call."""
+    def idle(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """`idle/*`: of the time since it was asked for last, the share that the workers of each fleet had no call.
+
+        Args:
+            sizes: by fleet, how many of them work at once.
+        """
         now = time.monotonic()
         with self._lock:
             window, self._since, since = now - self._since, now, self._since
-            busy, self._busy = self._busy, Counter()
+            busy, self._busy = self._busy, defaultdict(float)
             for fleet, _, _, _, start in self._open.values():
                 busy[fleet] += now - max(start, since)
             self._file.flush()
-        return {f"idle/{fleet}": max(0.0, 1 - busy[fleet] / (size * window)) for fleet, size in self._sizes.items()}
+        return {f"idle/{fleet}": max(0.0, 1 - busy[fleet] / (size * window)) for fleet, size in sizes.items()}
 
     def close(self) -> None:
         """Ends the file."""

@@ -20,7 +20,6 @@ class Span(NamedTuple):
         phase: the method that was called, or the driver's phase as in the metrics time/*.
         step: the step it was for; 0 is before the first.
         start, end: seconds since the epoch, on the driver's clock.
-        lost: the worker died of it, or was killed.
     """
 
     worker: str
@@ -28,7 +27,6 @@ class Span(NamedTuple):
     step: int
     start: float
     end: float
-    lost: bool = False
 
     @property
     def fleet(self) -> str:
@@ -61,6 +59,6 @@ def _span(line: str) -> Span | None:
         return None
     if not isinstance(event, dict) or event.get("ph") != "X":
         return None
-    args, start = event["args"], event["ts"] / 1e6
+    start = event["ts"] / 1e6
     worker = f"{event['cat']}-{event['tid']}"
-    return Span(worker, event["name"], args["step"], start, start + event["dur"] / 1e6, args.get("lost", False))
+    return Span(worker, event["name"], event["args"]["step"], start, start + event["dur"] / 1e6)
