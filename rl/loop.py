@@ -23,6 +23,7 @@ from deltarl.rl.difficulty import measured_success
 from deltarl.rl.episode_stats import sample_rows, staleness_metrics, train_metrics
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.evaluate import MAIN, eval_metrics, evaluate
+from deltarl.rl.exports import Exports
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.metrics import METRICS_FILE, MetricsWriter, SampleWriter, read_jsonl, truncate_after
 from deltarl.rl.objectives.kl import adapted_beta
@@ -75,6 +76,7 @@ class Loop:
         self.weights_step = self.logged_step = self.saved_step = self.first_step - 1
         mode, project = config.logging.wandb, config.logging.wandb_project
         self.metrics = MetricsWriter(run_dir, config.model_dump(mode="json"), mode, project, config.name)
+        self.exports = Exports(config.name, config.logging.prometheus_host, config.logging.prometheus_port)
         self.samples = SampleWriter(run_dir)
 
     def run(self) -> None:
@@ -104,6 +106,7 @@ class Loop:
             self.ahead.close()
             self._finish_saving()
             self.metrics.close()
+            self.exports.close()
             self.samples.close()
 
     def _step(self, step: int, bar: tqdm) -> None:
@@ -213,6 +216,7 @@ class Loop:
                 *(step, self.config.steps, row["reward/mean"], row["len/mean"], row["time/step"]),
             )
         self.metrics.log(step, row)
+        self.exports.log(step, row)
 
     def _is_best(self, score: float | None) -> bool:
         if score is None or not self.config.checkpoint.keep_best:

@@ -17,7 +17,11 @@ SPANS = [
 def test_a_bar_for_each_span_in_rows_by_fleet_and_number():
     figure = gantt_figure(SPANS)
     assert figure.layout.yaxis.categoryarray == ("driver-0", "learner-0", "rollout-2", "rollout-10", "critic-0")
-    bars = {(trace.name, y): (base, x) for trace in figure.data for y, base, x in zip(trace.y, trace.base, trace.x)}
+    bars = {
+        (trace.name, y): (base, x)
+        for trace in figure.data
+        for y, base, x in zip(trace.y, trace.base, trace.x, strict=True)
+    }
     assert bars == {
         ("sampling", "rollout-10"): (0.5, 3.0),
         ("sampling", "rollout-2"): (1.0, 0.5),
