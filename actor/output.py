@@ -19,7 +19,7 @@ def with_output_in(file: Path, cls: type) -> type:
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         append_output_to(file)
-        cls.__init__(self, *args, **kwargs)
+        cls.__init__(self, *args, **kwargs)  # type: ignore[misc]  # `cls` itself it is, and no subclass
 
     return type(cls.__name__, (cls,), {"__init__": init, "__module__": cls.__module__, "__doc__": cls.__doc__})
 
