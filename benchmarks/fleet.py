@@ -1,15 +1,18 @@
 """What Ray costs: steps under it beside the same classes in one process, and memory over many steps.
 
-    RAY_ADDRESS=local python benchmarks/fleet.py overhead --out benchmarks/results/fleet_overhead.json
-    RAY_ADDRESS=local python benchmarks/fleet.py memory --out benchmarks/results/fleet_memory.json
+    OMP_NUM_THREADS=1 python benchmarks/fleet.py overhead --out benchmarks/results/fleet_overhead.json
+    OMP_NUM_THREADS=1 python benchmarks/fleet.py memory --out benchmarks/results/fleet_memory.json
 
-overhead: one run under Ray and one with in_process=true, of the same seed and so with the same curve, take turns step by
-step. Each fleet has one worker of one thread, so that neither side does two things at once. memory: a run of tiny steps
-under Ray; slopes are of the first and the last quarter of its steps. Runs are in a folder that is deleted afterwards.
+overhead: one run under Ray and one with in_process=true, of the same seed and so with the same curve, take turns step
+by step. Each fleet has one worker of one thread, so that neither side does two things at once. memory: a run of tiny
+steps under Ray; slopes are of the first and the last quarter of its steps. The Ray is this benchmark's own, and its
+workers have the priority of this process, where Ray's default is a niceness of 15: what else the machine does would
+slow one side alone. Runs are in a folder that is deleted afterwards.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -22,9 +25,8 @@ import ray
 from machine import describe
 from tqdm import tqdm
 
-from deltarl.actor import runtime
 from deltarl.rl.cli import load_config
-from deltarl.rl.fleets import Fleets, cpus_needed, gpu_shares
+from deltarl.rl.fleets import Fleets
 from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.loop import Loop
 from deltarl.rl.problem_set import ProblemSet
@@ -51,6 +53,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for both sides")
     args = parser.parse_intermixed_args()
     steps = args.steps or (20 if args.what == "overhead" else 1000)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    options = {"include_dashboard": False, "log_to_driver": False}
+    ray.init(address="local", num_cpus=4, **options, _system_config={"worker_niceness": 0})
     until = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as folder:
         measure = overhead if args.what == "overhead" else memory
@@ -80,7 +85,7 @@ def overhead(folder: Path, steps: int, until: float, overrides: list[str]) -> di
             break
     for loop in sides.values():
         end(loop)
-    runtime.stop()
+    ray.shutdown()
     one, other = (curve(loop) for loop in sides.values())
     assert one == other, "the sides did not compute the same"
     kinds = ("wall", "cpu")
@@ -100,7 +105,7 @@ def memory(folder: Path, steps: int, until: float, overrides: list[str]) -> dict
         if time.monotonic() > until:
             break
     end(loop)
-    runtime.stop()
+    ray.shutdown()
     quarter = max(2, len(rows) // 4)
     found: dict[str, Any] = {"counted": len(rows)}
     for what in rows[0]:
@@ -119,8 +124,6 @@ def start(folder: Path, name: str, steps: int, overrides: list[str]) -> Loop:
     run_dir = open_run_dir(config)
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
-    if not config.in_process:
-        runtime.start(cpus_needed(config), gpu_shares(config))
     model = starting_point(run_dir / "initial", config, tokenizer, [])
     return Loop(config, run_dir, tokenizer, problems, Fleets.start(config, model))
 
