@@ -48,7 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("overhead", "memory"))
     parser.add_argument("--steps", type=int, help="default: 20 of each side for overhead, 1000 for memory")
-    parser.add_argument("--minutes", type=float, default=30.0, help="stop after the step in which these are over")
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="stop after the step in which these, startup included, are over"
+    )
     parser.add_argument("--out", type=Path, help="write all steps as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for both sides")
     args = parser.parse_intermixed_args()
@@ -81,7 +83,7 @@ def overhead(folder: Path, steps: int, until: float, overrides: list[str]) -> di
             take(sides[name], step)
             row |= {f"{name}_wall": time.monotonic() - wall, f"{name}_cpu": processor_seconds() - processor}
         rows.append(row)
-        if time.monotonic() > until:
+        if time.monotonic() > until and len(rows) > 2:  # quartiles need two that count
             break
     for loop in sides.values():
         end(loop)
