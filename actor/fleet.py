@@ -5,6 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -34,14 +35,15 @@ class Fleet:
         Raises:
             WorkerLostError: a worker's constructor raised.
         """
-        self.name, self._spec, self._stuck_after = name, spec, stuck_after
+        self.name, self._stuck_after = name, stuck_after
+        self._specs = [replace(spec, index=index) for index in range(size)]
         self.restarts = 0
         self._state: dict[str, tuple[Any, ...]] = {}  # last broadcast of each method, for workers that start later
-        self._workers: list[Any] = [spec.spawn(index) for index in range(size)]
-        ready: list[ray.ObjectRef] = [worker.__ray_ready__.remote() for worker in self._workers]
+        self._workers: list[Any] = [spec.spawn() for spec in self._specs]
+        ready = [self._call(index, "__ray_ready__") for index in range(size)]
         wait_all(ready, f"{size} {name} to start")
-        for started in ready:
-            self._constructed(started)
+        for index, started in enumerate(ready):
+            self._constructed(index, started)
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -64,10 +66,11 @@ class Fleet:
         while waiting or running:
             while waiting and idle:
                 index, item = idle.popleft(), waiting.popleft()
-                call = getattr(self._workers[index], method).remote(*items[item])
+                call = self._call(index, method, *items[item])
                 running[call] = index, item, time.monotonic() + self._stuck_after
             oldest, (stuck, _, deadline) = next(iter(running.items()))
-            doing = f"{self.name}: {len(running)} busy, {len(waiting)} items not started"
+            busy = f"{len(running)} of {len(self)} busy"
+            doing = f"{self.name} to {method}: {busy}, 0 restarting, {len(waiting)} items not started"
             ref = wait_any(list(running), doing, deadline)
             if ref is None:
                 self._kill_stuck(stuck, method)
@@ -78,8 +81,10 @@ class Fleet:
             except RayActorError as error:
                 deaths[item] += 1
                 if deaths[item] == MAX_DEATHS:
-                    raise WorkerLostError(f"{MAX_DEATHS} {self.name} died on the same item of {method}") from error
-                self._replace(index)
+                    raise WorkerLostError(
+                        f"{MAX_DEATHS} {self.name} died on the same item of {method}, last {self._specs[index].label}"
+                    ) from error
+                self._replace(index, method)
                 waiting.appendleft(item)
             idle.append(index)
         return results
@@ -90,15 +95,19 @@ class Fleet:
         Object references among `args` reach the method as the objects they stand for.
         """
         self._state[method] = args
-        refs = [getattr(worker, method).remote(*args) for worker in self._workers]
+        telling = {self._call(index, method, *args): index for index in range(len(self))}
         deadline = time.monotonic() + self._stuck_after
-        for index, ref in enumerate(refs):
-            if wait_any([ref], f"{self.name} to {method}", deadline) is None:
-                self._kill_stuck(index, method)
+        while telling:
+            doing = f"{self.name} to {method}: {len(telling)} of {len(self)} busy, 0 restarting"
+            ref = wait_any(list(telling), doing, deadline)
+            if ref is None:
+                ref = next(iter(telling))
+                self._kill_stuck(telling[ref], method)
+            index = telling.pop(ref)
             try:
                 ray.get(ref)
             except RayActorError:
-                self._replace(index)
+                self._replace(index, method)
 
     def pids(self) -> list[int]:
         """Process ids of the workers, by way of their `pid` method."""
@@ -110,28 +119,37 @@ class Fleet:
             ray.kill(worker)
 
     def _kill_stuck(self, index: int, method: str) -> None:
-        log.warning("one of the %s is stuck: %s took over %g s; killing it", self.name, method, self._stuck_after)
+        who = self.name, method, self._stuck_after, self._specs[index].label
+        log.warning("one of the %s is stuck: %s took over %g s; killing it, %s", *who)
         ray.kill(self._workers[index])
 
-    def _replace(self, index: int) -> None:
+    def _call(self, index: int, method: str, *args: Any) -> ray.ObjectRef:
+        return self._specs[index].call(self._workers[index], method, *args)
+
+    def _replace(self, index: int, method: str) -> None:
         """Starts another worker and brings it to where the others are; it may die on the way like any other."""
         for _ in range(MAX_DEATHS):
             self.restarts += 1
-            log.warning("one of %d %s died; starting another and reissuing its work", len(self._workers), self.name)
-            worker = self._workers[index] = self._spec.spawn(index)
-            ready: ray.ObjectRef = worker.__ray_ready__.remote()
-            wait_all([ready], f"one of the {self.name} to restart")
+            spec = self._specs[index]
+            who = len(self), self.name, method, spec.label
+            log.warning("one of %d %s died in %s; starting another and reissuing its work: %s", *who)
+            self._workers[index] = spec.spawn()
+            ready = self._call(index, "__ray_ready__")
+            wait_all([ready], f"{self.name}: 1 of {len(self)} restarting")
             try:
-                self._constructed(ready)
-                for method, args in self._state.items():
-                    ray.get(getattr(worker, method).remote(*args))
+                self._constructed(index, ready)
+                for told_method, args in self._state.items():
+                    told = self._call(index, told_method, *args)
+                    wait_all([told], f"{self.name} to {told_method}: 1 of {len(self)} restarting")
+                    ray.get(told)
                 return
             except (RayActorError, WorkerLostError) as error:
                 lost = error
         raise WorkerLostError(f"{MAX_DEATHS} new {self.name} in a row died while they were started") from lost
 
-    def _constructed(self, ready: ray.ObjectRef) -> None:
+    def _constructed(self, index: int, ready: ray.ObjectRef) -> None:
         try:
             ray.get(ready)
         except RayActorError as error:
-            raise WorkerLostError(f"a worker of {self.name} could not be started: {error}") from error
+            label = self._specs[index].label
+            raise WorkerLostError(f"a worker of {self.name} could not be started, {label}: {error}") from error

@@ -24,8 +24,12 @@ class Gang:
         """
         self.name = name
         env = _rendezvous(size, bool(spec.num_gpus), meeting_point(spec.places)) if size > 1 else [{}]
-        self._ranks = [replace(spec, env={**spec.env, **own}).spawn(rank) for rank, own in enumerate(env)]
-        self._get([rank.__ray_ready__.remote() for rank in self._ranks], "start")
+        self._specs = [replace(spec, index=i, env={**spec.env, **own}) for i, own in enumerate(env)]
+        self._ranks = [spec.spawn() for spec in self._specs]
+        self._get(self.submit("__ray_ready__"), "start")
+
+    def __len__(self) -> int:
+        return len(self._ranks)
 
     def scatter(self, method: str, args: Sequence[tuple[Any, ...]]) -> list[Any]:
         """`rank.method(*args[rank])` on every rank; results by rank.
@@ -34,12 +38,13 @@ class Gang:
             WorkerLostError: a rank died. The others cannot go on; resume from the last checkpoint.
             Exception: whatever the method itself raised.
         """
-        refs = [getattr(rank, method).remote(*a) for rank, a in zip(self._ranks, args, strict=True)]
+        calls = zip(self._specs, self._ranks, args, strict=True)
+        refs = [spec.call(rank, method, *a) for spec, rank, a in calls]
         return self._get(refs, method)
 
     def submit(self, method: str, *args: Any) -> list[ray.ObjectRef]:
         """Starts the same call on every rank; `done` and `results` take what it returns."""
-        return [getattr(rank, method).remote(*args) for rank in self._ranks]
+        return [spec.call(rank, method, *args) for spec, rank in zip(self._specs, self._ranks, strict=True)]
 
     @staticmethod
     def done(refs: list[ray.ObjectRef], timeout: float) -> bool:
@@ -71,9 +76,21 @@ class Gang:
         try:
             return ray.get(refs)
         except RayActorError as error:
+            lost = next(spec for spec, ref in zip(self._specs, refs, strict=True) if _died(ref))
             raise WorkerLostError(
-                f"a {self.name} process died; start the same command again to go on from the last checkpoint: {error}"
+                f"a {self.name} process died; start the same command again to go on from the last checkpoint. It was "
+                f"{lost.label}: {error}"
             ) from error
+
+
+def _died(ref: ray.ObjectRef) -> bool:
+    try:
+        ray.get(ref)
+    except RayActorError:
+        return True
+    except Exception:  # of the method
+        return False
+    return False
 
 
 def _rendezvous(size: int, own_gpu: bool, meeting_point: tuple[str, int]) -> list[dict[str, str]]:

@@ -5,11 +5,15 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from deltarl.actor.calls import Watch, begun, ended, no_room
+from deltarl.actor.output import with_output_in
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,9 @@ class WorkerSpec:
             down many times over.
         env: further environment variables of the process.
         places: where the workers go; without, wherever Ray finds room.
+        fleet, index: which worker it is, for whoever watches and for its log file.
+        logs: folder of log files; without it, output stays where Ray has it.
+        watch: is told of the worker's calls.
     """
 
     cls: type
@@ -51,9 +58,32 @@ class WorkerSpec:
     num_threads: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     places: Places | None = None
+    fleet: str = "worker"
+    index: int = 0
+    logs: Path | None = None
+    watch: Watch | None = field(default=None, compare=False)
 
-    def spawn(self, index: int = 0) -> Any:
-        """Starts the actor that is worker `index` of its fleet; returns before its constructor has run."""
+    @property
+    def log_file(self) -> Path | None:
+        """Where the process writes what it says; one that follows it there appends."""
+        return self.logs / f"{self.fleet}-{self.index}.log" if self.logs else None
+
+    @property
+    def label(self) -> str:
+        """The worker's name, and where its output is."""
+        where = f" (its output: {self.log_file})" if self.log_file else ""
+        return f"{self.fleet}-{self.index}{where}"
+
+    def call(self, worker: Any, method: str, *args: Any) -> ray.ObjectRef:
+        """Starts `worker.method(*args)` of an actor that this spec has spawned. Its constructor counts as `start`."""
+        ref: ray.ObjectRef = getattr(worker, method).remote(*args)
+        phase = "start" if method in ("__ray_ready__", "__ray_call__") else method
+        asked = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        begun(ref, self.watch, self.fleet, self.index, phase, asked)
+        return ref
+
+    def spawn(self) -> Any:
+        """Starts the actor; returns before its constructor has run."""
         env = {
             "OMP_NUM_THREADS": str(self.num_threads),
             "MKL_NUM_THREADS": str(self.num_threads),
@@ -65,8 +95,9 @@ class WorkerSpec:
         reserved = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         options = {**reserved, "max_restarts": 0, "runtime_env": {"env_vars": env}}
         if self.places is not None:
-            options["scheduling_strategy"] = self.places.of(index)
-        return ray.remote(self.cls).options(**options).remote(*self.args, **self.kwargs)
+            options["scheduling_strategy"] = self.places.of(self.index)
+        cls = with_output_in(self.log_file, self.cls) if self.log_file else self.cls
+        return ray.remote(cls).options(**options).remote(*self.args, **self.kwargs)
 
 
 def wait_any(refs: Sequence[ray.ObjectRef], waiting_for: str, until: float = math.inf) -> ray.ObjectRef | None:
@@ -83,10 +114,11 @@ def wait_any(refs: Sequence[ray.ObjectRef], waiting_for: str, until: float = mat
         patience = max(0.0, min(PATIENCE, until - time.monotonic()))
         ready, _ = ray.wait(list(refs), num_returns=1, timeout=patience)
         if ready:
+            ended(ready[0])
             return ready[0]
         if time.monotonic() >= until:
             return None
-        log.warning("waited %.0f s for %s", time.monotonic() - start, waiting_for)
+        log.warning("waited %.0f s for %s%s", time.monotonic() - start, waiting_for, no_room(refs))
 
 
 def wait_all(refs: Sequence[ray.ObjectRef], waiting_for: str) -> None:

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 from deltarl.rl.collected import Collected, load_batches, save_batches
 from deltarl.rl.data import EncodedPrompt
 from deltarl.rl.in_order import InOrder
+from deltarl.rl.timeline import of_step
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,6 +91,7 @@ class Ahead:
 
     def _timed(self, step: int) -> Collected:
         idle = self._in_order.idle()
-        batch = self._collect(step)
+        with of_step(step):
+            batch = self._collect(step)
         batch.seconds["wait_learner"] = idle
         return batch

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from deltarl.actor.redaction import redacted_tree
 from deltarl.rl.config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -104,8 +105,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The whole resolved configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """The whole resolved configuration as YAML, with secrets of the environment replaced by their names."""
+    return yaml.safe_dump(redacted_tree(config.model_dump(mode="json")), sort_keys=False)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -11,7 +11,7 @@ from deltarl.rl.config import RunConfig
 from deltarl.rl.data import Draw, EncodedPrompt
 from deltarl.rl.episodes import Episodes, rollout_params, sample, score
 from deltarl.rl.stages import RewardStage, Sampler
-from deltarl.rl.stopwatch import Stopwatch
+from deltarl.rl.stopwatch import Spans, Stopwatch
 from deltarl.rollout.rng import derive_seed
 
 REFILL_STREAM = -2  # keeps the order of refills apart from other random numbers, as evaluate.EVAL_STREAM does
@@ -29,14 +29,16 @@ class Collector:
         sampler: Sampler,
         scorer: RewardStage,
         draw: Draw,
+        spans: Spans,
     ):
         """
         Args:
             draw: of the problems, one batch a step.
+            spans: puts its phases on the run's timeline.
         """
         self._config, self._problems, self._tokenizer = config, problems, tokenizer
         self._sampler, self._scorer, self._draw = sampler, scorer, draw
-        self._clock = Stopwatch()  # of the batch under way
+        self._spans, self._clock = spans, Stopwatch(spans)  # of the batch under way
 
     def collect(self, step: int) -> Collected:
         """The answers of `step`.
@@ -44,7 +46,7 @@ class Collector:
         Dynamic sampling (DAPO, arXiv 2503.14476, Eq. 11) drops the groups whose answers all have the same score, and
         samples as many other problems in their place, `rollout.max_refills` times at most.
         """
-        rollout, self._clock = self._config.rollout, Stopwatch()
+        rollout, self._clock = self._config.rollout, Stopwatch(self._spans)
         drawn: list[int] = []
         rounds = [self._round(step, 0, rollout.prompts_per_step, drawn)]
         prompts, metrics = list(range(rollout.prompts_per_step)), dict[str, float]()

@@ -308,6 +308,11 @@ class LoggingConfig(Section):
     """Also write TensorBoard event files, in the run's folder tensorboard; needs the extra deltarl[tensorboard]."""
     samples_per_step: NonNegativeInt = 8
     """Sampled answers kept in samples.jsonl each step, for the report."""
+    prometheus_port: int | None = Field(default=None, ge=1, le=65535)
+    """Serve the newest metrics on this port of the driver's machine, at /metrics, as gauges deltarl_* with the label
+    run; null serves nothing."""
+    prometheus_host: str = "127.0.0.1"
+    """Address it listens at: the default is for this machine alone, 0.0.0.0 is open to all that reach it."""
 
 
 class RunConfig(Section):

@@ -15,7 +15,9 @@ from deltarl.rl.config import RunConfig
 from deltarl.rl.in_process import InProcess
 from deltarl.rl.layout import Role, layout
 from deltarl.rl.learner import Learner
+from deltarl.rl.run_dir import log_folder
 from deltarl.rl.sft_progress import SFTProgress
+from deltarl.rl.timeline import Timeline
 from deltarl.rl.warm_start import WarmStart
 from deltarl.rollout.worker import RolloutWorker
 
@@ -25,10 +27,15 @@ class Fleets:
     rollout: Fleet | InProcess
     reward: Fleet | InProcess
     learner: Gang | InProcess
+    timeline: Timeline
 
     @classmethod
     def start(cls, config: RunConfig, model_path: Path, places: Mapping[Role, Places] = {}) -> "Fleets":
         """Starts every actor of the run, where `places` says; they take over the model from `model_path`."""
+        timeline = Timeline(config.run_dir)
+        seen: dict[str, Any] = {"watch": timeline}
+        if not config.in_process:
+            seen["logs"] = log_folder(config.run_dir)
         path = str(model_path.resolve())
         rollout, learner = config.rollout, config.learner
         sampler = WorkerSpec(
@@ -44,12 +51,16 @@ class Fleets:
             num_gpus=rollout.num_gpus,
             num_threads=rollout.num_threads,
             places=places.get("rollout"),
+            fleet="rollout",
+            **seen,
         )
         scorer = WorkerSpec(
             Scorer,
             kwargs=scorer_arguments(config),
             num_cpus=config.reward.num_cpus,
             places=places.get("reward"),
+            fleet="reward",
+            **seen,
         )
         updates = config.steps * learner.num_minibatches
         rank = WorkerSpec(
@@ -59,21 +70,30 @@ class Fleets:
             num_gpus=learner.num_gpus,
             num_threads=learner.num_threads,
             places=places.get("learner"),
+            fleet="learner",
+            **seen,
         )
         if config.in_process:
             samplers, scorers = InProcess(sampler, rollout.num_workers), InProcess(scorer, config.reward.num_workers)
-            return cls(samplers, scorers, InProcess(rank))
+            return cls(samplers, scorers, InProcess(rank), timeline)
         # First of all: ranks need a GPU each, and workers that came before might leave them none in their bundle.
         ranks = Gang("learner", rank, learner.num_ranks)
         return cls(
             Fleet("rollout workers", sampler, rollout.num_workers, rollout.stuck_after),
             Fleet("reward workers", scorer, config.reward.num_workers, config.reward.stuck_after),
             ranks,
+            timeline,
         )
+
+    def idle(self) -> dict[str, float]:
+        """`idle/*` of the time since it was asked for last."""
+        fleets = {"rollout": self.rollout, "reward": self.reward, "learner": self.learner}
+        return self.timeline.idle({name: 1 if isinstance(f, InProcess) else len(f) for name, f in fleets.items()})
 
     def close(self) -> None:
         for fleet in (self.rollout, self.reward, self.learner):
             fleet.close()
+        self.timeline.close()
 
 
 @contextmanager
@@ -100,6 +120,8 @@ def warm_start(
         num_gpus=learner.num_gpus,
         num_threads=learner.num_threads,
         places=places["learner"],
+        fleet="learner",
+        logs=log_folder(folder.parent),
     )
     ranks = Gang("warm start", spec, learner.num_ranks)
     try:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -27,8 +28,9 @@ class InOrder:
         self._last_end: float | None = None
 
     def do(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Asks for `call(*args, **kwargs)`. Its result, or the exception it raised, is in the future."""
-        whole = partial(call, *args, **kwargs)
+        """Asks for `call(*args, **kwargs)`, in the context (contextvars) of whoever asks. Its result, or the exception
+        it raised, is in the future."""
+        whole = partial(copy_context().run, partial(call, *args, **kwargs))
         if self._thread is not None:
             return self._thread.submit(self._do, whole)
         future = Future[T]()

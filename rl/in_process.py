@@ -3,7 +3,8 @@
 For a debugger or a notebook, and to tell what Ray costs. The curve is the one of the same run under Ray.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,14 +19,16 @@ class InProcess:
 
     def __init__(self, spec: WorkerSpec, size: int = 1):
         torch.set_num_threads(spec.num_threads)
-        self.worker, self._size = spec.cls(*spec.args, **spec.kwargs), size
+        self._spec, self._size = spec, size
+        with self._watched("start"):
+            self.worker = spec.cls(*spec.args, **spec.kwargs)
 
     def __len__(self) -> int:
         return self._size
 
     def map(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
         """`worker.method(*item)` for every item."""
-        return [getattr(self.worker, method)(*item) for item in items]
+        return [self.first(method, *item) for item in items]
 
     scatter = map
 
@@ -35,9 +38,21 @@ class InProcess:
 
     def first(self, method: str, *args: Any) -> Any:
         """What `worker.method(*args)` returns."""
-        return getattr(self.worker, method)(*args)
+        with self._watched(method):
+            return getattr(self.worker, method)(*args)
 
     def close(self) -> None:
         """Ends what the worker started."""
         if hasattr(self.worker, "close"):
             self.worker.close()
+
+    @contextmanager
+    def _watched(self, method: str) -> Iterator[None]:
+        if self._spec.watch is None:
+            yield
+            return
+        number = self._spec.watch.begin(self._spec.fleet, self._spec.index, method)
+        try:
+            yield
+        finally:
+            self._spec.watch.end(number)

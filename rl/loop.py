@@ -23,6 +23,7 @@ from deltarl.rl.difficulty import measured_success
 from deltarl.rl.episode_stats import sample_rows, staleness_metrics, train_metrics
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.evaluate import eval_metrics, evaluate
+from deltarl.rl.exports import Exports
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.metrics import METRICS_FILE, MetricsWriter, SampleWriter, read_jsonl, truncate_after
 from deltarl.rl.objectives.kl import adapted_beta
@@ -31,6 +32,7 @@ from deltarl.rl.problem_set import MAIN, ProblemSet
 from deltarl.rl.sanity import sanity_report
 from deltarl.rl.stages import FleetSampler, FleetScorer
 from deltarl.rl.stopwatch import Stopwatch
+from deltarl.rl.timeline import of_step
 from deltarl.rollout.rng import derive_seed
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ class Loop:
         stages = tokenizer, self.sampler, self.scorer
         success = measured_success(config, run_dir, problems.train, *stages)
         self.draw = problems.draw(config, success)
-        collector = Collector(config, problems.train, *stages, self.draw)
+        call = fleets.timeline.call
+        collector = Collector(config, problems.train, *stages, self.draw, partial(call, "driver", 1))
         staleness = config.rollout.max_staleness
         in_thread = staleness > 0 and not config.in_process
         self.ahead = Ahead(collector.collect, staleness, config.steps, in_thread)
@@ -65,7 +68,8 @@ class Loop:
         self.tokens_total, self.restarts_before = 0.0, 0.0
         self.beta, self.updates = config.learner.beta, config.learner.num_minibatches
         self.seconds_before, self.started = 0.0, time.monotonic()
-        self.clock = Stopwatch()
+        self.spans = partial(call, "driver", 0)
+        self.clock = Stopwatch(self.spans)
         self.watch = Watch(config.alerts)
         self.first_step = self._resume(run_dir)
         # The last step that changed the weights, whose rows are written, and that has a checkpoint.
@@ -79,6 +83,7 @@ class Loop:
             config.name,
             tensorboard=config.logging.tensorboard,
         )
+        self.exports = Exports(config.name, config.logging.prometheus_host, config.logging.prometheus_port)
         self.samples = SampleWriter(run_dir)
 
     def run(self) -> None:
@@ -94,7 +99,7 @@ class Loop:
             steps = range(self.first_step, self.config.steps + 1)
             bar = tqdm(steps, initial=self.first_step - 1, total=self.config.steps, unit="step", disable=None)
             for step in bar:
-                with logging_redirect_tqdm():
+                with logging_redirect_tqdm(), of_step(step):
                     self._step(step, bar)
             self._finish_saving()
             if self.saved_step < self.config.steps:
@@ -108,6 +113,7 @@ class Loop:
             self.ahead.close()
             self._finish_saving()
             self.metrics.close()
+            self.exports.close()
             self.samples.close()
 
     def _step(self, step: int, bar: tqdm) -> None:
@@ -199,8 +205,9 @@ class Loop:
         return metrics
 
     def _log(self, step: int, row: dict[str, float], bar: tqdm | None = None) -> None:
-        times, self.clock = self.clock.seconds, Stopwatch()
+        times, self.clock = self.clock.seconds, Stopwatch(self.spans)
         row |= {f"time/{phase}": seconds for phase, seconds in times.items()}
+        row |= self.fleets.idle()
         row["time/total"] = self._seconds()
         row["tokens/total"] = self.tokens_total
         row["worker/restarts"] = self._restarts()
@@ -216,6 +223,7 @@ class Loop:
                 *(step, self.config.steps, row["reward/mean"], row["len/mean"], row["time/step"]),
             )
         self.metrics.log(step, row)
+        self.exports.log(step, row)
 
     def _is_best(self, score: float | None) -> bool:
         if score is None or not self.config.checkpoint.keep_best:

@@ -10,6 +10,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, SupportsFloat, TypedDict
 
+from deltarl.actor.redaction import redacted_tree
 from deltarl.rl.jsonl import JsonlWriter, read_jsonl, truncate_after
 from deltarl.rl.tensorboard_run import TensorBoardRun
 from deltarl.rl.wandb_run import WANDB_MODES, WandbMode, WandbRun
@@ -132,6 +133,13 @@ METRICS: dict[str, MetricDoc] = {
         "Staleness",
     ),
     "staleness/max": MetricDoc("The same of the oldest token", "versions", "Staleness"),
+    "idle/rollout": MetricDoc(
+        "Time since the row before in which a rollout worker had no call, mean over them (rl/timeline.py)",
+        "fraction",
+        "Idle",
+    ),
+    "idle/reward": MetricDoc("The same of the reward workers", "fraction", "Idle"),
+    "idle/learner": MetricDoc("The same of the learner's ranks", "fraction", "Idle"),
     "time/wait_rollout": MetricDoc("The learner waiting for the step's completions and verdicts", "seconds", "Time"),
     "time/wait_learner": MetricDoc(
         "Samplers with nothing to do between the batch before and this one: weights to come", "seconds", "Time"
@@ -225,7 +233,7 @@ class MetricsWriter:
             raise ValueError(f"wandb mode {wandb_mode!r} is none of {', '.join(WANDB_MODES)}")
         self._tensorboard = TensorBoardRun(Path(run_dir)) if tensorboard else None
         self._rows = JsonlWriter(Path(run_dir) / METRICS_FILE)
-        self._wandb = WandbRun(Path(run_dir), config, wandb_mode, project, name)
+        self._wandb = WandbRun(Path(run_dir), redacted_tree(config), wandb_mode, project, name)
 
     def log(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Write one row; NaN and infinity are stored as null.

@@ -23,7 +23,9 @@ from plotly.offline import get_plotlyjs
 from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.metrics import METRICS_FILE, SAMPLES_FILE
 from deltarl.rl.report_charts import MAX_POINTS, Chart, build_charts
+from deltarl.rl.report_gantt import LAST_STEPS
 from deltarl.rl.report_tiles import build_tiles
+from deltarl.rl.trace import TRACE_FILE, Span, read_trace
 
 REPORT_FILE = "report.html"
 CONFIG_FILE = "config.yaml"
@@ -38,8 +40,8 @@ MAX_TEXT_CHARS = 20_000
 def write_report(run_dir: Path | str) -> Path:
     """Write `run_dir/report.html`, replacing an older one, and return its path.
 
-    Reads metrics.jsonl and, where present, config.yaml, samples.jsonl and sft/metrics.jsonl, also while the run
-    goes on.
+    Reads metrics.jsonl and, where present, config.yaml, samples.jsonl, sft/metrics.jsonl and trace.json, also while the
+    run goes on.
 
     Raises:
         FileNotFoundError: the folder has no metrics.jsonl.
@@ -50,7 +52,7 @@ def write_report(run_dir: Path | str) -> Path:
     environment = Environment(
         loader=PackageLoader("deltarl.rl", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    charts = build_charts(run.rows, run.sft_rows)
+    charts = build_charts(run.rows, run.sft_rows, run.spans)
     page = environment.get_template("report.html.j2").render(
         name=run.name,
         tiles=build_tiles(run.rows),
@@ -97,6 +99,7 @@ class _Run:
     rows: list[dict[str, Any]]
     sft_rows: list[dict[str, Any]]
     samples: list[dict[str, Any]]
+    spans: list[Span]
 
 
 def _read_run(path: Path) -> _Run:
@@ -115,6 +118,7 @@ def _read_run(path: Path) -> _Run:
         rows=rows,
         sft_rows=_one_row_a_step(path / SFT_METRICS_FILE) if (path / SFT_METRICS_FILE).is_file() else [],
         samples=read_jsonl(samples) if samples.is_file() else [],
+        spans=read_trace(path / TRACE_FILE, LAST_STEPS) if (path / TRACE_FILE).is_file() else [],
     )
 
 

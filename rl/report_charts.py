@@ -10,7 +10,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from deltarl.rl.metrics import MetricDoc, metric_doc
+from deltarl.rl.report_gantt import DOC, LAST_STEPS, gantt_figure, gantt_height
 from deltarl.rl.report_panels import AMBER, BLUE, GREEN, GREY, PANELS, ROSE, TEAL, VIOLET, WARM_START, Line, Panel
+from deltarl.rl.trace import TRACE_FILE, Span
 
 Row = Mapping[str, Any]
 Column = tuple[list[int], list[float | None]]
@@ -32,24 +34,26 @@ MAX_POINTS = 800  # of a curve; a longer one is thinned evenly to keep the page 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn panel and what its metrics mean."""
+    """A drawn panel and what its metrics mean; one with a height of its own, in pixels, is as wide as the page."""
 
     title: str
     note: str
     docs: Mapping[str, MetricDoc]
     figure: go.Figure
+    height: int | None = None
 
 
-def build_charts(rows: Sequence[Row], sft_rows: Sequence[Row]) -> list[Chart]:
+def build_charts(rows: Sequence[Row], sft_rows: Sequence[Row], spans: Sequence[Span] = ()) -> list[Chart]:
     """Draw every panel that has data.
 
     Args:
         rows: metrics in order of steps, one row a step.
         sft_rows: the same for the supervised warm start; may be empty.
+        spans: of the steps that the timeline is to show.
     """
     charts = [_reward_chart(rows), _held_out_chart(rows), *(_panel_chart(panel, rows) for panel in PANELS)]
     # A run that is nothing but supervised training has these metrics in its main file.
-    charts.append(_panel_chart(WARM_START, sft_rows or rows))
+    charts += [_panel_chart(WARM_START, sft_rows or rows), _timeline_chart(spans)]
     return [chart for chart in charts if chart is not None]
 
 
@@ -115,6 +119,14 @@ def _held_out_chart(rows: Sequence[Row]) -> Chart | None:
             figure.add_trace(_line(*column(rows, name), Line(name.removeprefix("eval/"), GREEN, "dot"), width=1))
         ordered += ends
     return _chart("Held-out accuracy", "Problems the policy never trains on.", ordered, figure)
+
+
+def _timeline_chart(spans: Sequence[Span]) -> Chart | None:
+    figure = gantt_figure(spans)
+    if figure is None:
+        return None
+    note = f"The last {LAST_STEPS} steps: gaps are workers with nothing to do. Older ones are in trace.json."
+    return Chart("Timeline", note, {TRACE_FILE: DOC}, figure, gantt_height(figure))
 
 
 def _panel_chart(panel: Panel, rows: Sequence[Row]) -> Chart | None:

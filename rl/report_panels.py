@@ -152,6 +152,16 @@ PANELS = (
         y_title="seconds",
         right_title="versions",
     ),
+    Panel(
+        "Idle workers",
+        "Share of the time in which the workers of a fleet had no call, mean over them.",
+        {
+            "idle/rollout": Line("rollout workers", BLUE),
+            "idle/reward": Line("reward workers", VIOLET),
+            "idle/learner": Line("learner", AMBER),
+        },
+        percent=True,
+    ),
 )
 WARM_START = Panel(
     "Supervised warm start",

@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from deltarl.actor.output import CHATTY
+from deltarl.actor.redaction import RedactingFormatter, redacted_tree
 from deltarl.rl.cli import ConfigError, dump_config
 from deltarl.rl.config import RunConfig
 
@@ -51,7 +53,7 @@ def open_run_dir(config: RunConfig) -> Path:
                 f"{run_dir} holds a run whose configuration this version cannot read ({error.errors()[0]['msg']}); "
                 f"choose another name, e.g. name={config.name}-2, or delete the folder"
             ) from error
-        before, now = _flatten(found.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
+        before, now = (_flatten(redacted_tree(c.model_dump(mode="json"))) for c in (found, config))
         differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
         # A run may go on for more steps than it was first meant to, unless its learning rate depends on their number.
         free = (*FREE_KEYS, "steps") if config.learner.lr_schedule == "constant" else FREE_KEYS
@@ -70,14 +72,23 @@ def open_run_dir(config: RunConfig) -> Path:
 
 
 def log_to(run_dir: Path) -> None:
-    """Sends log lines to the terminal and to run_dir/log.txt."""
+    """Sends log lines, without secrets of the environment, to the terminal and to run_dir/log.txt."""
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [terminal, logging.FileHandler(run_dir / "log.txt")]
+    for handler in handlers:
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger("deltarl").setLevel(logging.DEBUG)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
-    for chatty in ("httpx", "ray", "transformers", "trl", "datasets", "huggingface_hub"):
+    logging.basicConfig(level=logging.INFO, handlers=handlers)
+    for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def log_folder(run_dir: Path) -> Path:
+    """Where the workers' own output is collected, a file for each: made if missing."""
+    folder = run_dir.resolve() / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -25,7 +25,7 @@ from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.run_grpo import train
 
 TINY = Path(__file__).parents[1] / "rl" / "tiny.yaml"
-MACHINE = ("time/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
+MACHINE = ("time/", "idle/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
 
 
 @pytest.fixture(scope="module", autouse=True)

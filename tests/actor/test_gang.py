@@ -76,7 +76,7 @@ def test_ranks_find_each_other(make_gang):
 
 def test_a_rank_that_dies_is_an_error_that_tells_what_to_do(make_gang):
     gang = make_gang(Rank, 2)
-    with pytest.raises(WorkerLostError, match=r"a test ranks process died; start the same command again"):
+    with pytest.raises(WorkerLostError, match=r"a test ranks process died; start the same command again.*worker-1"):
         gang.scatter("die", [(False,), (True,)])
 
 

@@ -15,6 +15,8 @@ from deltarl.rl.collected import Collected, load_batches, save_batches
 from deltarl.rl.data import EncodedPrompt, Example
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.in_order import InOrder
+from deltarl.rl.timeline import Timeline, of_step
+from deltarl.rl.trace import read_trace
 from deltarl.rollout.outputs import CompletionOutput, RequestOutput, RoutedExperts
 
 PROBLEMS = [EncodedPrompt(i, Example(f"problem {i}", str(i), None, {}), f"problem {i}", [i]) for i in range(4)]
@@ -103,6 +105,23 @@ def test_closing_waits_for_the_call_under_way_alone():
     threading.Timer(0.05, go_on.set).start()
     order.close()
     assert done == [0]
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_what_is_done_later_is_for_the_step_in_which_it_was_asked_for(tmp_path, threaded):
+    timeline, order = Timeline(tmp_path), InOrder("sampling", threaded)
+
+    def call() -> None:
+        with timeline.call("rollout", 0, "load_weights"):
+            pass
+
+    for step in (5, 6):
+        with of_step(step):
+            order.do(call)
+    order.do(call).result()
+    order.close()
+    timeline.close()
+    assert [span.step for span in read_trace(tmp_path / "trace.json")] == [5, 6, 0]
 
 
 @pytest.mark.parametrize("threaded", [False, True])

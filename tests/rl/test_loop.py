@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from deltarl.rl.metrics import MetricsWriter, metric_doc, read_jsonl
 from deltarl.rl.run_eval import evaluate_checkpoint
 from deltarl.rl.run_grpo import main
 from deltarl.rl.run_ppo import main as ppo_main
+from deltarl.rl.trace import read_trace
 from deltarl.rl.train import train
 
 
@@ -69,6 +71,22 @@ def test_a_run_learns_and_leaves_what_it_should(reference):
     assert (reference.run_dir / "report.html").is_file()
     versions = {row["weight_version"] for row in answers(reference.run_dir) if row["split"] == "train"}
     assert versions == {0, 1, 2, 3, 4, 5}
+
+
+def test_every_call_and_phase_is_in_the_trace_and_idle_times_are_what_they_leave(reference):
+    spans = read_trace(reference.run_dir / "trace.json")
+    found = Counter((span.worker, span.phase) for span in spans if span.step == 4)
+    calls = {("rollout-0", "generate"): 2, ("reward-0", "score"): 1, ("learner-0", "update"): 1}
+    phases = {("driver-0", "step"): 1, ("driver-0", "wait_rollout"): 1, ("driver-1", "rollout"): 1}
+    assert calls | phases == {key: found[key] for key in calls | phases}
+    assert {span.step for span in spans} == set(range(7))
+    step = next(span for span in spans if span.phase == "step" and span.step == 4)
+    inside = [span for span in spans if span.step == 4 and span.phase in ("generate", "score", "update")]
+    assert all(step.start <= span.start <= span.end <= step.end for span in inside)
+    row = next(row for row in read_jsonl(reference.run_dir / "metrics.jsonl") if row["step"] == 4)
+    assert row["time/step"] == pytest.approx(step.end - step.start, abs=0.02)
+    busy = sum(1 - row[f"idle/{fleet}"] for fleet in ("rollout", "reward", "learner"))
+    assert 0 < busy <= 1.0  # in one process, one works while the others wait
 
 
 def test_the_same_seed_gives_the_same_curve_warm_start_included(reference, tiny):

@@ -1,11 +1,13 @@
-"""One run folder belongs to one configuration."""
+"""One run folder belongs to one configuration, and holds no secrets."""
+
+import logging
 
 import pytest
 import yaml
 
 from deltarl.rl import difficulty
 from deltarl.rl.cli import ConfigError, load_config
-from deltarl.rl.run_dir import open_run_dir
+from deltarl.rl.run_dir import log_to, open_run_dir
 
 
 def test_the_folder_holds_the_whole_resolved_config_and_opens_again(tiny):
@@ -88,3 +90,33 @@ def test_a_config_file_that_a_kill_left_empty_does_not_lock_the_folder(tiny):
     config = tiny()
     (open_run_dir(config) / "config.yaml").write_text("")
     assert load_config(open_run_dir(config) / "config.yaml") == config
+
+
+def test_secrets_of_the_environment_are_neither_in_the_config_nor_in_the_log(tiny, monkeypatch):
+    secret = "sk-0123456789abcdef"
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    config = tiny(f"reward.functions=[{{name: a, args: {{key: {secret}}}}}]", f"logging.wandb_project=of-{secret}")
+    run_dir = open_run_dir(config)
+    written = (run_dir / "config.yaml").read_text()
+    assert secret not in written
+    assert written.count("<WANDB_API_KEY>") == 2
+    (run_dir / "initial").mkdir()
+    assert open_run_dir(config) == run_dir  # it is the same run still
+
+    logger = logging.getLogger("deltarl.test_secrets")
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []
+    try:
+        log_to(run_dir)
+        logger.info("with %s", secret)
+        try:
+            raise ValueError(secret)
+        except ValueError:
+            logger.exception("it failed")
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers = before
+    log = (run_dir / "log.txt").read_text()
+    assert secret not in log
+    assert log.count("<WANDB_API_KEY>") == 2

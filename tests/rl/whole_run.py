@@ -11,7 +11,7 @@ from deltarl.rl.learner import Learner
 from deltarl.rl.metrics import MetricsWriter, read_jsonl
 
 TINY = Path(__file__).parent / "tiny.yaml"
-MACHINE = ("time/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
+MACHINE = ("time/", "idle/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
 
 
 class Killed(BaseException):
