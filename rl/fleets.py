@@ -54,10 +54,10 @@ class Fleets:
             samplers, scorers = InProcess(sampler, rollout.num_workers), InProcess(scorer, config.reward.num_workers)
             return cls(samplers, scorers, InProcess(rank))
         # First of all: ranks need a GPU each, and workers that came before might leave them no two.
-        ranks = Gang("learner", rank, learner.num_ranks)
+        ranks = Gang("learner", rank, learner.num_ranks, config.heartbeat)
         return cls(
-            Fleet("rollout workers", sampler, rollout.num_workers, rollout.stuck_after),
-            Fleet("reward workers", scorer, config.reward.num_workers, config.reward.stuck_after),
+            Fleet("rollout workers", sampler, rollout.num_workers, rollout.stuck_after, config.heartbeat),
+            Fleet("reward workers", scorer, config.reward.num_workers, config.reward.stuck_after, config.heartbeat),
             ranks,
         )
 
@@ -76,7 +76,7 @@ def warm_start(config: RunConfig, folder: Path, demonstrations: Sequence[Mapping
         num_gpus=learner.num_gpus,
         num_threads=learner.num_threads,
     )
-    ranks = Gang("warm start", spec, learner.num_ranks)
+    ranks = Gang("warm start", spec, learner.num_ranks, config.heartbeat)
     try:
         calls = ranks.submit("make", folder.resolve(), demonstrations)
         assert config.sft is not None

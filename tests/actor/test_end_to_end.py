@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from deltarl.actor import runtime
-from deltarl.actor.fleet import Fleet, WorkerLostError
-from deltarl.actor.host import WorkerSpec
+from deltarl.actor.fleet import Fleet
+from deltarl.actor.host import WorkerLostError, WorkerSpec
 from deltarl.reward.plugin import RewardPluginError
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.rl.cli import load_config

@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from deltarl.actor.fleet import WorkerLostError
+from deltarl.actor.host import WorkerLostError
 
 # Ray's processes cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
