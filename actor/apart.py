@@ -36,7 +36,8 @@ def map_apart(
         Results, None for a share that was at fault as a whole; and the units set aside.
 
     Raises:
-        WorkerLostError: each of several units would be set aside, or none alone kills and all together do: the fault is not theirs.
+        WorkerLostError: each of several units would be set aside, or none alone kills and all together do: then the
+            fault is not theirs.
     """
     results = fleet.attempt(method, [item(share) for share in shares], DEATHS)
     aside: dict[int, None] = {}
@@ -49,8 +50,8 @@ def map_apart(
         results[i] = fleet.attempt(method, [item(kept)], DEATHS)[0] if kept else None
         if results[i] is KILLER:
             raise WorkerLostError(
-                f"{method} of {len(kept)} items together kills workers, and none of them does alone: they may want more "
-                "memory than there is; ask for less at once"
+                f"{method} of {len(kept)} items together kills workers, and none of them does alone: they may want "
+                "more memory than there is; ask for less at once"
             )
     total = sum(len(share) for share in shares)
     if len(aside) == total > 1:

@@ -93,7 +93,8 @@ class Gang:
                 if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise WorkerLostError(f"a {self.name} process could not be started: {error}") from error
                 raise StateLostError(
-                    f"a {self.name} process died; start the same command again to go on from the last checkpoint: {error}"
+                    f"a {self.name} process died; start the same command again to go on from the last checkpoint: "
+                    f"{error}"
                 ) from error
             except Exception as error:  # of the method; but it may be that another rank died, and this one missed it
                 failed = failed or error

@@ -32,6 +32,6 @@ def keep_running(attempt: Callable[[], None], store: CheckpointStore, faults: Fa
                 raise
             faults.learner(str(error).splitlines()[0])
             log.warning(
-                "a learner process died; going on by itself from %s (restart %d of at most %d without a new checkpoint)",
+                "a learner process died; going on by itself from %s (restart %d of at most %d without a new one)",
                 *(latest.name if latest else "the beginning", in_vain, max_restarts),
             )

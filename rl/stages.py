@@ -57,7 +57,9 @@ class FleetSampler:
         """
         self._fleet, self._faults, self._decode = fleet, faults, decode
 
-    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[RequestOutput | None]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+    ) -> list[RequestOutput | None]:
         parts, known = min(len(self._fleet), len(prompts)), self._faults.has_prompt
         dealt = [[i for i in range(p, len(prompts), parts) if not known(prompts[i])] for p in range(parts)]
         shares = [share for share in dealt if share]

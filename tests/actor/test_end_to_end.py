@@ -119,6 +119,30 @@ def test_a_killed_run_started_again_and_then_a_killed_worker_leave_the_curve_as_
     assert rows(config)[-1]["worker/restarts"] == 1
 
 
+def test_a_run_whose_learner_is_killed_goes_on_by_itself_to_the_same_curve(reference, again, monkeypatch, caplog):
+    config = again()
+    pids: list[int] = []
+    start, collect = Fleets.start, Collector.collect
+
+    def start_and_look(config, model_path):
+        fleets = start(config, model_path)
+        pids.extend(fleets.learner.pids())
+        return fleets
+
+    def collect_after_fire(self, now):
+        if now == 4 and len(pids) == 1:
+            os.kill(pids[0], signal.SIGKILL)
+        return collect(self, now)
+
+    monkeypatch.setattr(Fleets, "start", start_and_look)
+    monkeypatch.setattr(Collector, "collect", collect_after_fire)
+    train(config)
+    assert len(pids) == 2
+    assert curve(config) == curve(reference)
+    assert rows(config)[-1]["worker/learner_restarts"] == 1
+    assert "a learner process died; going on by itself from step_000002 (restart 1 of at most 3" in caplog.text
+
+
 def test_the_run_in_one_process_has_the_same_curve(reference, again):
     config = again("in_process=true")
     train(config)
