@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import psutil
@@ -35,6 +36,9 @@ class Machine:
         self._disk.mkdir(parents=True)
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(self._disk)]
         self._has_disk = subprocess.run(mount, capture_output=True).returncode == 0
+        # Ray notes there where the cluster is, and others' runs are not to join it. Paths of sockets must be short.
+        self._ray = TemporaryDirectory(prefix="ray_", ignore_cleanup_errors=True)
+        os.environ["RAY_TMPDIR"] = self._ray.name
         os.environ[MARK] = self._mark = uuid4().hex  # which all that the cluster starts inherits
         quick = {"worker_niceness": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
@@ -46,6 +50,7 @@ class Machine:
 
     def __exit__(self, *unused: object) -> None:
         self._cluster.shutdown()
+        self._ray.cleanup()
         if self._has_disk:
             subprocess.run(["umount", str(self._disk)], check=True)
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,15 +27,18 @@ def curve(run_dir: Path) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_that_loses_a_node_in_the_middle_of_a_step_goes_on_with_those_left_to_the_same_curve(tmp_path):
+    # Ray notes where the cluster is in this folder, and others' runs are not to join it. Paths of sockets must be short.
+    rays = tempfile.TemporaryDirectory(prefix="ray_")
     options = [*OPTIONS, f"output_dir={tmp_path}"]
     undisturbed = load_config(HERE.parent / "rl" / "tiny.yaml", [*options, "name=undisturbed", "in_process=true"])
     train(undisturbed)
     run = subprocess.run(
         [sys.executable, str(HERE / "cluster_run.py"), *options],
-        env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+        env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": rays.name},
         capture_output=True,
         text=True,
     )
+    rays.cleanup()
     assert run.returncode == 0, run.stderr[-3000:]
     assert curve(tmp_path / "tiny") == curve(undisturbed.run_dir)
     samplers = json.loads(run.stdout.splitlines()[-1])

@@ -1,6 +1,7 @@
 """Whole runs under Ray: killed drivers and workers, plug-ins in other processes, several learner ranks."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -140,7 +141,8 @@ def test_a_run_whose_learner_is_killed_goes_on_by_itself_to_the_same_curve(refer
     assert len(pids) == 2
     assert curve(config) == curve(reference)
     assert rows(config)[-1]["worker/learner_restarts"] == 1
-    assert "a learner process died; going on by itself from step_000002 (restart 1 of at most 3" in caplog.text
+    # That of step 3 may not have been complete.
+    assert re.search(r"a learner process died; going on by itself from step_00000[23] \(restart 1 of at", caplog.text)
 
 
 def test_the_run_in_one_process_has_the_same_curve(reference, again):
