@@ -63,7 +63,7 @@ class Loop:
     ):
         self.config, self.tokenizer, self.problems, self.fleets = config, tokenizer, problems, fleets
         self.faults = faults
-        self.sampler = FleetSampler(fleets.rollout, faults, tokenizer.decode)
+        self.sampler = FleetSampler(fleets.rollout, faults, lambda ids: str(tokenizer.decode(ids)))
         self.scorer = FleetScorer(fleets.reward, faults)
         stages = tokenizer, self.sampler, self.scorer
         success = measured_success(config, run_dir, problems.train, *stages)

@@ -27,7 +27,7 @@ def curve(run_dir: Path) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_that_loses_a_node_in_the_middle_of_a_step_goes_on_with_those_left_to_the_same_curve(tmp_path):
-    # Ray notes where the cluster is in this folder, and others' runs are not to join it. Paths of sockets must be short.
+    # Ray notes there where the cluster is, and others' runs are not to join it. Paths of sockets must be short.
     rays = tempfile.TemporaryDirectory(prefix="ray_")
     options = [*OPTIONS, f"output_dir={tmp_path}"]
     undisturbed = load_config(HERE.parent / "rl" / "tiny.yaml", [*options, "name=undisturbed", "in_process=true"])
