@@ -6,47 +6,64 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
-import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
-from deltarl.actor.host import WorkerSpec, wait_all, wait_any
+from deltarl.actor.heartbeat import Heartbeat
+from deltarl.actor.host import StateLostError, WorkerLostError, WorkerSpec, wait_any
+from deltarl.actor.slot import Doing, Slot
 
 log = logging.getLogger(__name__)
 
 MAX_DEATHS = 3  # workers one item of work may kill before it is given up
 
-
-class WorkerLostError(RuntimeError):
-    """Workers cannot be started, or keep dying on the same work."""
+KILLER: Final = object()
+"""In the place of the result of an item that killed every worker that tried it."""
 
 
 class Fleet:
-    """`size` actors built from one spec. Not thread-safe."""
+    """`size` actors built from one spec. Not thread-safe.
 
-    def __init__(self, name: str, spec: WorkerSpec, size: int, stuck_after: float = math.inf):
+    Of a worker that dies, only the item it held is lost, and done by another. Until the cluster has room for its
+    replacement, those that are left do the work.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: WorkerSpec,
+        size: int,
+        stuck_after: float = math.inf,
+        heartbeat: float = math.inf,
+    ):
         """Starts the workers and waits until all are constructed.
 
         Args:
             stuck_after: seconds that one call of a worker may take. After them it is killed, and replaced like one that
                 died.
+            heartbeat: seconds that the process of a worker may stand still, likewise.
 
         Raises:
             WorkerLostError: a worker's constructor raised.
         """
-        self.name, self._stuck_after = name, stuck_after
-        self._specs = [replace(spec, index=index) for index in range(size)]
+        self.name, self._stuck_after, self._heartbeat = name, stuck_after, Heartbeat(heartbeat)
         self.restarts = 0
         self._state: dict[str, tuple[Any, ...]] = {}  # last broadcast of each method, for workers that start later
-        self._workers: list[Any] = [spec.spawn() for spec in self._specs]
-        ready = [self._call(index, "__ray_ready__") for index in range(size)]
-        wait_all(ready, f"{size} {name} to start")
-        for index, started in enumerate(ready):
-            self._constructed(index, started)
+        self._slots = [Slot(replace(spec, index=index)) for index in range(size)]
+        while any(slot.doing is Doing.STARTING for slot in self._slots):
+            slot = self._next()
+            try:
+                slot.result()
+            except RayActorError as error:
+                if error.actor_init_failed:
+                    raise WorkerLostError(
+                        f"a worker of {self.name} could not be started, {slot.label}: {error}"
+                    ) from error
+                self._replace(slot, error)
 
     def __len__(self) -> int:
-        return len(self._workers)
+        return len(self._slots)
 
     def map(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
         """`worker.method(*item)` for every item on whichever worker is free; results in the order of the items.
@@ -54,39 +71,43 @@ class Fleet:
         A worker that dies is replaced, given the last broadcasts again, and its item is done by another.
 
         Raises:
-            WorkerLostError: the same item killed `MAX_DEATHS` workers.
+            WorkerLostError: the same item killed `MAX_DEATHS` workers, or so many died in a row as they were started.
+            StateLostError: what was broadcast is gone with the node that had it.
             Exception: whatever the method itself raised.
         """
+        results = self.attempt(method, items, MAX_DEATHS)
+        if any(result is KILLER for result in results):
+            raise WorkerLostError(f"{MAX_DEATHS} {self.name} died on the same item of {method}")
+        return results
+
+    def attempt(self, method: str, items: Sequence[tuple[Any, ...]], max_deaths: int) -> list[Any]:
+        """As `map`, but with `KILLER` in the place of the result of an item that killed `max_deaths` workers."""
         results: list[Any] = [None] * len(items)
         deaths = [0] * len(items)
         waiting = deque(range(len(items)))
-        idle = deque(range(len(self._workers)))
-        # Worker, item and the time to be done by, in the order in which they were begun.
-        running: dict[ray.ObjectRef, tuple[int, int, float]] = {}
-        while waiting or running:
-            while waiting and idle:
-                index, item = idle.popleft(), waiting.popleft()
-                call = self._call(index, method, *items[item])
-                running[call] = index, item, time.monotonic() + self._stuck_after
-            oldest, (stuck, _, deadline) = next(iter(running.items()))
-            busy = f"{len(running)} of {len(self)} busy"
-            doing = f"{self.name} to {method}: {busy}, 0 restarting, {len(waiting)} items not started"
-            ref = wait_any(list(running), doing, deadline)
-            if ref is None:
-                self._kill_stuck(stuck, method)
-                ref = oldest
-            index, item, _ = running.pop(ref)
+        held: dict[Slot, int] = {}
+        for slot in self._slots:
+            if slot.doing is Doing.WORKING:  # an item of a call that raised; what it gets now, it does after it
+                slot.rest()
+        while waiting or held:
+            for slot in self._slots:
+                if waiting and slot.doing is Doing.NOTHING:
+                    held[slot] = item = waiting.popleft()
+                    slot.work(method, items[item], self._stuck_after)
+            slot = self._next(f"{len(held)} busy, {len(waiting)} items not started, ")
+            if slot not in held:
+                self._started(slot)
+                continue
+            item = held.pop(slot)
             try:
-                results[item] = ray.get(ref)
-            except RayActorError as error:
+                results[item] = slot.result()
+            except (RayActorError, ObjectLostError) as error:
                 deaths[item] += 1
-                if deaths[item] == MAX_DEATHS:
-                    raise WorkerLostError(
-                        f"{MAX_DEATHS} {self.name} died on the same item of {method}, last {self._specs[index].label}"
-                    ) from error
-                self._replace(index, method)
-                waiting.appendleft(item)
-            idle.append(index)
+                if deaths[item] == max_deaths:
+                    results[item] = KILLER
+                else:
+                    waiting.appendleft(item)
+                self._replace(slot, error)
         return results
 
     def broadcast(self, method: str, *args: Any) -> None:
@@ -95,61 +116,72 @@ class Fleet:
         Object references among `args` reach the method as the objects they stand for.
         """
         self._state[method] = args
-        telling = {self._call(index, method, *args): index for index in range(len(self))}
-        deadline = time.monotonic() + self._stuck_after
+        telling = set[Slot]()
+        for slot in self._slots:
+            # One that is being told an older state hears this afterwards; one that starts is told when it has.
+            if slot.doing is not Doing.STARTING:
+                slot.tell({method: args}, self._stuck_after)
+                telling.add(slot)
         while telling:
-            doing = f"{self.name} to {method}: {len(telling)} of {len(self)} busy, 0 restarting"
-            ref = wait_any(list(telling), doing, deadline)
-            if ref is None:
-                ref = next(iter(telling))
-                self._kill_stuck(telling[ref], method)
-            index = telling.pop(ref)
-            try:
-                ray.get(ref)
-            except RayActorError:
-                self._replace(index, method)
+            slot = self._next(f"{len(telling)} to {method}, ")
+            self._started(slot)
+            if slot.doing is not Doing.TOLD_STATE:
+                telling.discard(slot)
 
     def pids(self) -> list[int]:
-        """Process ids of the workers, by way of their `pid` method."""
-        return ray.get([worker.pid.remote() for worker in self._workers])
+        """Process ids of the workers, when all have started."""
+        while any(slot.doing is Doing.STARTING for slot in self._slots):
+            self._started(self._next())
+        return [slot.where.pid for slot in self._slots if slot.where is not None]
 
     def close(self) -> None:
         """Ends the workers."""
-        for worker in self._workers:
-            ray.kill(worker)
+        for slot in self._slots:
+            slot.end()
 
-    def _kill_stuck(self, index: int, method: str) -> None:
-        who = self.name, method, self._stuck_after, self._specs[index].label
-        log.warning("one of the %s is stuck: %s took over %g s; killing it, %s", *who)
-        ray.kill(self._workers[index])
+    def _next(self, also: str = "") -> Slot:
+        """Waits until one of the workers has done what it was given, or died, or was ended because it stood still."""
+        while True:
+            active = {slot.call: slot for slot in self._slots if slot.call is not None}
+            until = min(slot.deadline for slot in active.values())
+            starting = sum(slot.doing is Doing.STARTING for slot in active.values())
+            doing = f"{self.name}: {also}{starting} of {len(self)} starting"
+            ref = wait_any(list(active), doing, until, self._end_stopped, self._heartbeat.interval)
+            if ref is not None:
+                return active[ref]
+            for slot in active.values():
+                if slot.deadline <= time.monotonic():
+                    was = self.name, slot.what, self._stuck_after, slot.label
+                    log.warning("one of the %s is stuck: %s took over %g s; killing it, %s", *was)
+                    slot.deadline = math.inf
+                    slot.end()
 
-    def _call(self, index: int, method: str, *args: Any) -> ray.ObjectRef:
-        return self._specs[index].call(self._workers[index], method, *args)
+    def _end_stopped(self) -> None:
+        slots = {slot.where: slot for slot in self._slots if slot.where is not None}
+        for where in self._heartbeat.stopped(list(slots)):
+            was = self.name, where.pid, slots[where].label
+            log.warning("one of the %s stands still (process %d was stopped); killing it, %s", *was)
+            slots[where].end()
 
-    def _replace(self, index: int, method: str) -> None:
-        """Starts another worker and brings it to where the others are; it may die on the way like any other."""
-        for _ in range(MAX_DEATHS):
-            self.restarts += 1
-            spec = self._specs[index]
-            who = len(self), self.name, method, spec.label
-            log.warning("one of %d %s died in %s; starting another and reissuing its work: %s", *who)
-            self._workers[index] = spec.spawn()
-            ready = self._call(index, "__ray_ready__")
-            wait_all([ready], f"{self.name}: 1 of {len(self)} restarting")
-            try:
-                self._constructed(index, ready)
-                for told_method, args in self._state.items():
-                    told = self._call(index, told_method, *args)
-                    wait_all([told], f"{self.name} to {told_method}: 1 of {len(self)} restarting")
-                    ray.get(told)
-                return
-            except (RayActorError, WorkerLostError) as error:
-                lost = error
-        raise WorkerLostError(f"{MAX_DEATHS} new {self.name} in a row died while they were started") from lost
-
-    def _constructed(self, index: int, ready: ray.ObjectRef) -> None:
+    def _started(self, slot: Slot) -> None:
+        """Takes a worker that has been constructed, or told something, a step further."""
+        was = slot.doing
         try:
-            ray.get(ready)
+            slot.result()
         except RayActorError as error:
-            label = self._specs[index].label
-            raise WorkerLostError(f"a worker of {self.name} could not be started, {label}: {error}") from error
+            self._replace(slot, error)
+        except ObjectLostError as error:
+            raise StateLostError(f"what the {self.name} are to be told is gone with the node that had it") from error
+        else:
+            if was is Doing.STARTING and self._state:
+                slot.tell(self._state, self._stuck_after)
+
+    def _replace(self, slot: Slot, error: Exception) -> None:
+        """Starts another worker; it may die on the way like any other."""
+        if slot.deaths_at_start == MAX_DEATHS:
+            raise WorkerLostError(f"{MAX_DEATHS} new {self.name} in a row died while they were started") from error
+        self.restarts += 1
+        who = len(self), self.name, slot.label
+        log.warning("one of %d %s died; starting another and reissuing its work: %s", *who)
+        slot.end()
+        slot.start()

@@ -1,32 +1,41 @@
 """Ranks that work in step: every call goes to all of them at once, and none can do without the others."""
 
+import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
-from deltarl.actor.fleet import WorkerLostError
-from deltarl.actor.host import WorkerSpec, wait_all
+from deltarl.actor.heartbeat import Heartbeat, Where, kill, whereabouts
+from deltarl.actor.host import StateLostError, WorkerLostError, WorkerSpec, wait_any
 from deltarl.actor.meeting import LOOPBACK, meeting_point
+
+log = logging.getLogger(__name__)
 
 
 class Gang:
     """`size` actors joined by torch.distributed (through the environment variables torchrun would set)."""
 
-    def __init__(self, name: str, spec: WorkerSpec, size: int):
+    def __init__(self, name: str, spec: WorkerSpec, size: int, heartbeat: float = math.inf):
         """Starts the ranks and waits until they have found each other.
+
+        Args:
+            heartbeat: seconds that the process of a rank may stand still. After them it is killed.
 
         Raises:
             WorkerLostError: a rank's constructor raised.
+            StateLostError: a rank died on the way.
         """
-        self.name = name
+        self.name, self._heartbeat = name, Heartbeat(heartbeat)
+        self._places: list[Where] = []
         env = _rendezvous(size, bool(spec.num_gpus), meeting_point(spec.places)) if size > 1 else [{}]
         self._specs = [replace(spec, index=i, env={**spec.env, **own}) for i, own in enumerate(env)]
         self._ranks = [spec.spawn() for spec in self._specs]
-        self._get(self.submit("__ray_ready__"), "start")
+        self._places = self._get(self.submit("__ray_call__", whereabouts), "start")
 
     def __len__(self) -> int:
         return len(self._ranks)
@@ -35,7 +44,7 @@ class Gang:
         """`rank.method(*args[rank])` on every rank; results by rank.
 
         Raises:
-            WorkerLostError: a rank died. The others cannot go on; resume from the last checkpoint.
+            StateLostError: a rank died. The others cannot go on and were ended; resume from the last checkpoint.
             Exception: whatever the method itself raised.
         """
         calls = zip(self._specs, self._ranks, args, strict=True)
@@ -70,27 +79,40 @@ class Gang:
         """Ends the ranks."""
         for rank in self._ranks:
             ray.kill(rank)
+        kill(self._places)
+
+    def pids(self) -> list[int]:
+        """Process ids of the ranks."""
+        return [place.pid for place in self._places]
 
     def _get(self, refs: list[ray.ObjectRef], what: str) -> list[Any]:
-        wait_all(refs, f"{self.name} to {what}")
-        try:
-            return ray.get(refs)
-        except RayActorError as error:
-            lost = next(spec for spec, ref in zip(self._specs, refs, strict=True) if _died(ref))
-            raise WorkerLostError(
-                f"a {self.name} process died; start the same command again to go on from the last checkpoint. It was "
-                f"{lost.label}: {error}"
-            ) from error
+        left, failed = list(refs), None
+        while left:
+            waiting_for = f"{self.name} to {what} ({len(left)} of {len(refs)} not done)"
+            ref = wait_any(left, waiting_for, meanwhile=self._end_stopped, every=self._heartbeat.interval)
+            assert ref is not None  # it waits for ever
+            left.remove(ref)
+            label = self._specs[refs.index(ref)].label
+            try:
+                ray.get(ref)
+            except (RayActorError, ObjectLostError) as error:
+                self.close()  # the others may wait for this one in a collective operation, which need not end
+                if isinstance(error, RayActorError) and error.actor_init_failed:
+                    raise WorkerLostError(f"a {self.name} process could not be started, {label}: {error}") from error
+                raise StateLostError(
+                    f"a {self.name} process died, {label}; start the same command again to go on from the last "
+                    f"checkpoint: {error}"
+                ) from error
+            except Exception as error:  # of the method; but it may be that another rank died, and this one missed it
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return ray.get(refs)
 
-
-def _died(ref: ray.ObjectRef) -> bool:
-    try:
-        ray.get(ref)
-    except RayActorError:
-        return True
-    except Exception:  # of the method
-        return False
-    return False
+    def _end_stopped(self) -> None:
+        if stopped := self._heartbeat.stopped(self._places):
+            log.warning("a %s process stands still (process %d was stopped); killing it", self.name, stopped[0].pid)
+            kill(stopped)
 
 
 def _rendezvous(size: int, own_gpu: bool, meeting_point: tuple[str, int]) -> list[dict[str, str]]:

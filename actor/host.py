@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,14 @@ from deltarl.actor.output import with_output_in
 log = logging.getLogger(__name__)
 
 PATIENCE = 30.0  # seconds without news before a line says what is being waited for
+
+
+class WorkerLostError(RuntimeError):
+    """Workers cannot be started, or keep dying on the same work."""
+
+
+class StateLostError(WorkerLostError):
+    """What died held what nobody else has: the run can go on from its last checkpoint alone."""
 
 
 @dataclass(frozen=True)
@@ -100,31 +108,35 @@ class WorkerSpec:
         return ray.remote(cls).options(**options).remote(*self.args, **self.kwargs)
 
 
-def wait_any(refs: Sequence[ray.ObjectRef], waiting_for: str, until: float = math.inf) -> ray.ObjectRef | None:
+def wait_any(
+    refs: Sequence[ray.ObjectRef],
+    waiting_for: str,
+    until: float = math.inf,
+    meanwhile: Callable[[], None] | None = None,
+    every: float = math.inf,
+) -> ray.ObjectRef | None:
     """The first of `refs` that is ready or failed; logs a line for every `PATIENCE` seconds of waiting.
 
     Args:
         until: the time on `time.monotonic`'s clock from which on it waits no longer.
+        meanwhile: called each time `every` seconds were waited.
 
     Returns:
         None if none was ready by then.
     """
     start = time.monotonic()
+    tell, look = start + PATIENCE, start + every
     while True:
-        patience = max(0.0, min(PATIENCE, until - time.monotonic()))
-        ready, _ = ray.wait(list(refs), num_returns=1, timeout=patience)
+        ready, _ = ray.wait(list(refs), num_returns=1, timeout=max(0.0, min(tell, look, until) - time.monotonic()))
         if ready:
             ended(ready[0])
             return ready[0]
-        if time.monotonic() >= until:
+        now = time.monotonic()
+        if now >= until:
             return None
-        log.warning("waited %.0f s for %s%s", time.monotonic() - start, waiting_for, no_room(refs))
-
-
-def wait_all(refs: Sequence[ray.ObjectRef], waiting_for: str) -> None:
-    """Returns when every ref is ready or failed."""
-    left = list(refs)
-    while left:
-        done = wait_any(left, f"{waiting_for} ({len(left)} of {len(refs)} not done)")
-        assert done is not None  # it waits for ever
-        left.remove(done)
+        if now >= tell:
+            log.warning("waited %.0f s for %s%s", now - start, waiting_for, no_room(refs))
+            tell = now + PATIENCE
+        if meanwhile is not None and now >= look:
+            meanwhile()
+            look = time.monotonic() + every

@@ -49,7 +49,7 @@ class Collector:
         rollout, self._clock = self._config.rollout, Stopwatch(self._spans)
         drawn: list[int] = []
         rounds = [self._round(step, 0, rollout.prompts_per_step, drawn)]
-        prompts, metrics = list(range(rollout.prompts_per_step)), dict[str, float]()
+        prompts, metrics = list(range(len(drawn))), dict[str, float]()
         if rollout.dynamic_sampling:
             while (missing := rollout.prompts_per_step - _informative(rounds)) and len(rounds) <= rollout.max_refills:
                 rounds.append(self._round(step, len(rounds), missing, drawn))
@@ -70,12 +70,11 @@ class Collector:
 
     def _round(self, step: int, refill: int, count: int, drawn: list[int]) -> Episodes:
         """Answers to the first `count` problems of the step, or of the step's refill of that number; notes in `drawn`
-        which they are."""
+        which they are, but for those set aside."""
         rollout, seed = self._config.rollout, self._config.seed
         # A refill draws from an order of its own, so that the run's passes over the data stay what they are.
         order = derive_seed(seed, REFILL_STREAM, refill) if refill else seed
         indices = self._draw.batch(step - 1, order)[:count]
-        drawn += indices
         prompts = [self._problems[i] for i in indices]
         params = [
             rollout_params(
@@ -88,6 +87,7 @@ class Collector:
         ]
         with self._clock("rollout"):
             groups = sample(prompts, params, self._sampler)
+        drawn += [i for i, group in zip(indices, groups, strict=True) if group is not None]
         with self._clock("verify"):
             state = TrainerState(step - 1, self._config.steps)
             return score(prompts, groups, self._tokenizer, self._scorer, state)

@@ -216,6 +216,9 @@ class LearnerConfig(ObjectiveConfig):
     max_grad_norm: PositiveFloat = 1.0
     max_skipped_steps: PositiveInt = 3
     """Optimizer steps are left out where loss or gradient are not finite; so many in a row stop the run."""
+    max_restarts: NonNegativeInt = 3
+    """Times in a row that a run goes on by itself from its last checkpoint after a rank died, without making a new
+    one in between; then it stops. 0 stops at once."""
     max_tokens_per_micro_batch: PositiveInt = 8192
     """Tokens of a forward and backward pass; changes memory and speed, not the gradient."""
     activation_checkpointing: bool = False
@@ -330,6 +333,9 @@ class RunConfig(Section):
     as possible (docs/CLUSTER.md). Without GPUs it says only how far workers are spread over nodes."""
     hardware: HardwareConfig | None = None
     """For --dry-run alone: the nodes and devices to plan for, where they are not this machine (docs/CLUSTER.md)."""
+    heartbeat: PositiveFloat = 20.0
+    """Seconds that the process of a worker or learner may stand still (stopped by a signal, which is looked up on its
+    node) before it is killed and replaced. One that is busy is left alone, however long it takes."""
     algorithm: Algorithm = "grpo"
     """Sets the switches below that make this algorithm (rl/presets.py), where the recipe does not set them itself."""
     model: ModelConfig = ModelConfig()

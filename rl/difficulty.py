@@ -48,7 +48,9 @@ def measured_success(
                 for i in range(len(part))
             ]
             groups = sample(part, params, sampler)
-            rates += score(part, groups, tokenizer, scorer, TrainerState(0, config.steps)).right.mean(1).tolist()
+            right = score(part, groups, tokenizer, scorer, TrainerState(0, config.steps)).right.mean(1).tolist()
+            # A prompt set aside has no answer: never solved, for all that can be told.
+            rates += [0.0 if group is None else right.pop(0) for group in groups]
         temporary = file.with_suffix(".json.tmp")
         temporary.write_text(json.dumps(rates))
         temporary.replace(file)

@@ -100,19 +100,30 @@ def rollout_params(config: RunConfig, tokenizer: PreTrainedTokenizerBase, n: int
     )
 
 
-def sample(prompts: Sequence[EncodedPrompt], params: Sequence[SamplingParams], sampler: Sampler) -> list[RequestOutput]:
-    """The answers to each prompt."""
-    return sampler.generate([p.token_ids for p in prompts], params)
+def sample(
+    prompts: Sequence[EncodedPrompt], params: Sequence[SamplingParams], sampler: Sampler
+) -> list[RequestOutput | None]:
+    """The answers to each prompt; None for one that was set aside, because it kills workers."""
+    return list(sampler.generate([p.token_ids for p in prompts], params))
 
 
 def score(
     prompts: Sequence[EncodedPrompt],
-    groups: list[RequestOutput],
+    answers: Sequence[RequestOutput | None],
     tokenizer: PreTrainedTokenizerBase,
     scorer: RewardStage,
     state: TrainerState,
 ) -> Episodes:
-    """Scores every answer against its problem's columns."""
+    """Scores every answer against its problem's columns. Prompts without answers are left out of the episodes.
+
+    Raises:
+        ValueError: no prompt has any.
+    """
+    asked = len(prompts)
+    prompts = [p for p, group in zip(prompts, answers, strict=True) if group is not None]
+    groups = [group for group in answers if group is not None]
+    if not groups:
+        raise ValueError(f"all {asked} prompts were set aside because they kill workers; faults.jsonl names them")
     completion_ids = [t.token_ids for group in groups for t in group.outputs]
     completions = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
     owner = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group.outputs]

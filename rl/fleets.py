@@ -77,10 +77,10 @@ class Fleets:
             samplers, scorers = InProcess(sampler, rollout.num_workers), InProcess(scorer, config.reward.num_workers)
             return cls(samplers, scorers, InProcess(rank), timeline)
         # First of all: ranks need a GPU each, and workers that came before might leave them none in their bundle.
-        ranks = Gang("learner", rank, learner.num_ranks)
+        ranks = Gang("learner", rank, learner.num_ranks, config.heartbeat)
         return cls(
-            Fleet("rollout workers", sampler, rollout.num_workers, rollout.stuck_after),
-            Fleet("reward workers", scorer, config.reward.num_workers, config.reward.stuck_after),
+            Fleet("rollout workers", sampler, rollout.num_workers, rollout.stuck_after, config.heartbeat),
+            Fleet("reward workers", scorer, config.reward.num_workers, config.reward.stuck_after, config.heartbeat),
             ranks,
             timeline,
         )
@@ -123,7 +123,7 @@ def warm_start(
         fleet="learner",
         logs=log_folder(folder.parent),
     )
-    ranks = Gang("warm start", spec, learner.num_ranks)
+    ranks = Gang("warm start", spec, learner.num_ranks, config.heartbeat)
     try:
         calls = ranks.submit("make", folder.resolve(), demonstrations)
         assert config.sft is not None

@@ -19,6 +19,7 @@ def forward_flops(config: KimiLinearConfig, length: float) -> float:
     """
     kinds = layer_kinds(config)
     full, linear = kinds.count("full_attention"), kinds.count("linear_attention")
+    assert config.qk_nope_head_dim is not None  # only the class allows it
     seen = config.num_attention_heads * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim) * length
     dim = config.linear_head_dim
     mixed = config.linear_num_heads * (6 * dim * dim + 2 * CHUNK_SIZE * 5 * dim)
@@ -28,9 +29,10 @@ def forward_flops(config: KimiLinearConfig, length: float) -> float:
 def _matrix_weights(config: KimiLinearConfig) -> float:
     with torch.device("meta"):
         model = HybridForCausalLM(config)
+    chosen = config.num_experts_per_tok or 0
     total = 0.0
     for name, x in model.named_parameters():
         if x.dim() == 2 and "embed_tokens" not in name:
-            met = config.num_experts_per_tok / config.num_local_experts if ".experts." in name else 1.0
+            met = chosen / config.num_local_experts if ".experts." in name else 1.0
             total += met * x.numel()
     return total

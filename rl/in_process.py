@@ -32,6 +32,10 @@ class InProcess:
 
     scatter = map
 
+    def attempt(self, method: str, items: Sequence[tuple[Any, ...]], max_deaths: int) -> list[Any]:
+        """As `map`: what kills this worker kills the run."""
+        return self.map(method, items)
+
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """`worker.method(*args)`, once."""
         return [self.first(method, *args)]

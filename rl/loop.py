@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
+from deltarl.actor.host import StateLostError
 from deltarl.reward.batch import TrainerState
 from deltarl.rl.ahead import Ahead
 from deltarl.rl.alerts import LOOK_AT, Watch
@@ -24,6 +26,7 @@ from deltarl.rl.episode_stats import sample_rows, staleness_metrics, train_metri
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.evaluate import eval_metrics, evaluate
 from deltarl.rl.exports import Exports
+from deltarl.rl.faults import Faults
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.metrics import METRICS_FILE, MetricsWriter, SampleWriter, read_jsonl, truncate_after
 from deltarl.rl.objectives.kl import adapted_beta
@@ -52,10 +55,18 @@ class Loop:
     """
 
     def __init__(
-        self, config: RunConfig, run_dir: Path, tokenizer: PreTrainedTokenizerBase, problems: ProblemSet, fleets: Fleets
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        problems: ProblemSet,
+        fleets: Fleets,
+        faults: Faults,
     ):
         self.config, self.tokenizer, self.problems, self.fleets = config, tokenizer, problems, fleets
-        self.sampler, self.scorer = FleetSampler(fleets.rollout), FleetScorer(fleets.reward)
+        self.faults = faults
+        self.sampler = FleetSampler(fleets.rollout, faults, lambda ids: str(tokenizer.decode(ids)))
+        self.scorer = FleetScorer(fleets.reward, faults)
         stages = tokenizer, self.sampler, self.scorer
         success = measured_success(config, run_dir, problems.train, *stages)
         self.draw = problems.draw(config, success)
@@ -104,14 +115,18 @@ class Loop:
             self._finish_saving()
             if self.saved_step < self.config.steps:
                 raise OSError(f"the last checkpoint could not be written to {self.store.root}: is the disk full?")
+        except StateLostError:
+            raise  # there is nobody left to save it
         except (Exception, KeyboardInterrupt):
             # In the middle of an update nobody knows the weights: then the run goes on from an earlier checkpoint.
             if self.logged_step > self.saved_step and self.weights_step == self.logged_step:
-                self._save(self.logged_step)
+                with suppress(StateLostError):  # what stopped the run is the news
+                    self._save(self.logged_step)
             raise
         finally:
             self.ahead.close()
-            self._finish_saving()
+            with suppress(StateLostError):
+                self._finish_saving()
             self.metrics.close()
             self.exports.close()
             self.samples.close()
@@ -211,6 +226,7 @@ class Loop:
         row["time/total"] = self._seconds()
         row["tokens/total"] = self.tokens_total
         row["worker/restarts"] = self._restarts()
+        row |= self.faults.metrics()
         row["weights/version"] = step
         if "rollout" in times:
             row["tok_s/rollout"] = row["tokens/completion"] / times["rollout"]

@@ -164,6 +164,19 @@ METRICS: dict[str, MetricDoc] = {
     "tokens/total": MetricDoc("Completion tokens sampled since the run started", "tokens", "Progress"),
     "weights/version": MetricDoc("Version of the weights after this step", "count", "Progress"),
     "worker/restarts": MetricDoc("Workers restarted since the run started", "count", "Progress"),
+    "worker/learner_restarts": MetricDoc(
+        "Times the run went on from a checkpoint after a learner died, since it started", "count", "Progress"
+    ),
+    "worker/prompts_set_aside": MetricDoc(
+        "Prompts left out because sampling them killed workers, since the run started (faults.jsonl)",
+        "count",
+        "Progress",
+    ),
+    "worker/answers_set_aside": MetricDoc(
+        "Answers without a score because scoring them killed workers, since the run started (faults.jsonl)",
+        "count",
+        "Progress",
+    ),
     "data/epoch": MetricDoc("Passes over the training problems so far", "epochs", "Progress"),
     "alert/entropy": MetricDoc(
         "1 while entropy is far below where it started (alerts.entropy_share)", "0 or 1", "Alerts"

@@ -18,6 +18,7 @@ CONFIG_FILE = "config.yaml"
 # May differ when a run is resumed: they change how it runs, not what it computes (ranks: but for rounding).
 FREE_KEYS = (
     "alerts",
+    "heartbeat",
     "in_process",
     "output_dir",
     "checkpoint",
@@ -27,6 +28,7 @@ FREE_KEYS = (
     "rollout.stuck_after",
     "reward.stuck_after",
     "learner.num_cpus",
+    "learner.max_restarts",
     "learner.num_ranks",
     "learner.activation_checkpointing",
     "learner.sharding",

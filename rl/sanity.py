@@ -32,6 +32,8 @@ def sanity_report(
     """
     params = rollout_params(config, tokenizer, 1, derive_seed(config.seed, SANITY_STREAM))
     groups = sample([prompt], [params], sampler)
+    if groups[0] is None:
+        return [f"WARNING: training problem {prompt.row} has no answer to look at: sampling one killed workers"]
     episodes = score([prompt], groups, tokenizer, scorer, TrainerState(0, config.steps))
     return [
         f"what the model sees, for training problem {prompt.row}:",

@@ -44,9 +44,12 @@ def train(config: RunConfig) -> None:
     log_to(run_dir)
     # Imported late: these take seconds, and a mistake in the configuration should not.
     from deltarl.reward.rewards import Scorer
+    from deltarl.rl.checkpoint import CheckpointStore
+    from deltarl.rl.faults import Faults
     from deltarl.rl.fleets import Fleets, cpus_needed, gpu_shares, placed, scorer_arguments, warm_start
     from deltarl.rl.loop import Loop
     from deltarl.rl.problem_set import ProblemSet, demonstrations
+    from deltarl.rl.recovery import keep_running
     from deltarl.rl.report import write_report
     from deltarl.rl.warm_start import check_context, load_tokenizer, starting_point
 
@@ -55,19 +58,27 @@ def train(config: RunConfig) -> None:
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
     shown = demonstrations(problems.train, config.sft) if config.sft else []
-    if not config.in_process:
-        runtime.start(cpus_needed(config), bool(gpu_shares(config)))
-    try:
-        with stopped_by_sigterm(), ExitStack() as held:
+    faults = Faults(run_dir)
+    store = CheckpointStore(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
+
+    def attempt() -> None:
+        """From the newest checkpoint, or the beginning, to the end."""
+        with ExitStack() as held:
             places = {} if config.in_process else held.enter_context(placed(config))
             if shown and not config.in_process and not (run_dir / "initial").is_dir():
                 warm_start(config, run_dir / "initial", shown, places)
             model_path = starting_point(run_dir / "initial", config, tokenizer, shown)
             fleets = Fleets.start(config, model_path, places)
             try:
-                Loop(config, run_dir, tokenizer, problems, fleets).run()
+                Loop(config, run_dir, tokenizer, problems, fleets, faults).run()
             finally:
                 fleets.close()
+
+    if not config.in_process:
+        runtime.start(cpus_needed(config), bool(gpu_shares(config)))
+    try:
+        with stopped_by_sigterm():
+            keep_running(attempt, store, faults, config.learner.max_restarts)
     finally:
         if not config.in_process:
             runtime.stop()

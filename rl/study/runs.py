@@ -46,11 +46,15 @@ def carry_out(study: StudyConfig) -> list[StudyRun]:
     for arm in arms:
         log.info("arm %s: %s parameters, %s", arm.name, f"{arm.parameters:,}", dict(arm.keys) or "the recipe as it is")
     planned = runs_of(study, arms, {})  # refuses bad keys now
-    shares = [study.num_gpus] * study.num_parallel if study.num_gpus else []
-    runtime.start(study.num_parallel * study.num_cpus, shares)
+    runtime.start(study.num_parallel * study.num_cpus, bool(study.num_gpus))
     try:
         worker = WorkerSpec(
-            StudyWorker, num_cpus=study.num_cpus, num_gpus=study.num_gpus, num_threads=study.num_threads
+            StudyWorker,
+            num_cpus=study.num_cpus,
+            num_gpus=study.num_gpus,
+            num_threads=study.num_threads,
+            fleet="study",
+            logs=study.folder / "logs",
         )
         fleet = Fleet("runs", worker, study.num_parallel)
         try:

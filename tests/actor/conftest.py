@@ -43,11 +43,11 @@ def make_fleet(ray_address: str) -> Iterator[Callable[..., Fleet]]:
 
 @pytest.fixture
 def make_gang(ray_address: str) -> Iterator[Callable[..., Gang]]:
-    """`make_gang(cls, size, *args, num_gpus=0)`: a gang that ends with the test."""
+    """`make_gang(cls, size, *args, num_gpus=0, **options of the gang)`: a gang that ends with the test."""
     gangs: list[Gang] = []
 
-    def make(cls: type, size: int = 2, *args: object, num_gpus: float = 0.0) -> Gang:
-        gangs.append(Gang("test ranks", _spec(cls, *args, num_gpus=num_gpus), size))
+    def make(cls: type, size: int = 2, *args: object, num_gpus: float = 0.0, **options: float) -> Gang:
+        gangs.append(Gang("test ranks", _spec(cls, *args, num_gpus=num_gpus), size, **options))
         return gangs[-1]
 
     yield make

@@ -1,6 +1,7 @@
 """Whole runs under Ray: killed drivers and workers, plug-ins in other processes, several learner ranks."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from deltarl.actor import runtime
-from deltarl.actor.fleet import Fleet, WorkerLostError
-from deltarl.actor.host import WorkerSpec
+from deltarl.actor.fleet import Fleet
+from deltarl.actor.host import WorkerLostError, WorkerSpec
 from deltarl.reward.plugin import RewardPluginError
 from deltarl.reward.rewards import RewardSpec, Scorer
 from deltarl.rl.cli import load_config
@@ -117,6 +118,31 @@ def test_a_killed_run_started_again_and_then_a_killed_worker_leave_the_curve_as_
     assert curve(config) == curve(reference)
     assert before == curve(reference)[: len(before)]
     assert rows(config)[-1]["worker/restarts"] == 1
+
+
+def test_a_run_whose_learner_is_killed_goes_on_by_itself_to_the_same_curve(reference, again, monkeypatch, caplog):
+    config = again()
+    pids: list[int] = []
+    start, collect = Fleets.start, Collector.collect
+
+    def start_and_look(config, model_path):
+        fleets = start(config, model_path)
+        pids.extend(fleets.learner.pids())
+        return fleets
+
+    def collect_after_fire(self, now):
+        if now == 4 and len(pids) == 1:
+            os.kill(pids[0], signal.SIGKILL)
+        return collect(self, now)
+
+    monkeypatch.setattr(Fleets, "start", start_and_look)
+    monkeypatch.setattr(Collector, "collect", collect_after_fire)
+    train(config)
+    assert len(pids) == 2
+    assert curve(config) == curve(reference)
+    assert rows(config)[-1]["worker/learner_restarts"] == 1
+    # That of step 3 may not have been complete.
+    assert re.search(r"a learner process died; going on by itself from step_00000[23] \(restart 1 of at", caplog.text)
 
 
 def test_the_run_in_one_process_has_the_same_curve(reference, again):

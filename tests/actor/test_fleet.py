@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from deltarl.actor.fleet import WorkerLostError
+from deltarl.actor.host import WorkerLostError
 
 # Ray's processes cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -121,6 +122,33 @@ def test_a_worker_that_stands_still_is_replaced_and_its_item_done_by_another(mak
     fleet.broadcast("set_factor", 20)
     assert fleet.restarts == 2
     assert fleet.map("compute", items(4)) == [20 * i for i in range(4)]
+
+
+def test_a_stopped_worker_is_replaced_long_before_its_item_could_be_late_and_a_busy_one_is_left_alone(
+    make_fleet, caplog
+):
+    fleet = make_fleet(Worker, 2, heartbeat=1.0)
+    stopped = fleet.pids()[0]
+    os.kill(stopped, signal.SIGSTOP)
+    assert fleet.map("compute", [(i, 2.0) for i in range(3)]) == [0, 1, 2]
+    assert fleet.restarts == 1
+    assert f"one of the test workers stands still (process {stopped} was stopped)" in caplog.text
+    assert not Path(f"/proc/{stopped}").exists()
+
+
+def test_those_left_do_the_work_while_there_is_no_room_for_a_replacement(make_fleet):
+    fleet = make_fleet(Worker, 2)
+    fleet.broadcast("set_factor", 10)
+    blocker = ray.remote(Worker).options(num_cpus=1.9).remote()
+    ray.get(blocker.pid.remote())
+    fleet._slots[0]._spec = replace(fleet._slots[0]._spec, num_cpus=0.2)
+    kill(fleet.pids()[0])
+    assert fleet.map("compute", items(6)) == [10 * i for i in range(6)]
+    fleet.broadcast("set_factor", 20)
+    assert fleet.map("compute", items(6)) == [20 * i for i in range(6)]
+    ray.kill(blocker)
+    assert len(fleet.pids()) == 2
+    assert fleet.map("compute", [(i, 0.1) for i in range(6)]) == [20 * i for i in range(6)]
 
 
 def test_workers_killed_while_idle_are_replaced_when_they_are_needed(make_fleet):

@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from deltarl.actor.fleet import WorkerLostError
+from deltarl.actor.host import StateLostError, WorkerLostError
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -76,7 +76,7 @@ def test_ranks_find_each_other(make_gang):
 
 def test_a_rank_that_dies_is_an_error_that_tells_what_to_do(make_gang):
     gang = make_gang(Rank, 2)
-    with pytest.raises(WorkerLostError, match=r"a test ranks process died; start the same command again.*worker-1"):
+    with pytest.raises(WorkerLostError, match=r"a test ranks process died, worker-1.*; start the same command again"):
         gang.scatter("die", [(False,), (True,)])
 
 
@@ -84,3 +84,10 @@ def test_a_first_rank_that_died_is_the_same_error_when_it_alone_is_called(make_g
     gang = make_gang(Rank, 1)
     with pytest.raises(WorkerLostError, match=r"a test ranks process died; start the same command again"):
         ray.get(gang.first("die", True))
+
+
+def test_a_rank_that_stands_still_ends_the_gang(make_gang):
+    gang = make_gang(Rank, 2, heartbeat=1.0)
+    os.kill(gang.pids()[1], signal.SIGSTOP)
+    with pytest.raises(StateLostError, match="a test ranks process died"):
+        gang.broadcast("double", 1)

@@ -5,13 +5,14 @@ import pytest
 from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import Verdict, VerdictKind
+from deltarl.rl.faults import Faults
 from deltarl.rl.stages import FleetSampler, FleetScorer, merge_reports
 from deltarl.rollout.outputs import CompletionOutput, RequestOutput
 from deltarl.rollout.params import SamplingParams
 
 
 class FakeFleet:
-    """`Fleet.map` in this process; keeps what each item held."""
+    """`Fleet.attempt` in this process; keeps what each item held."""
 
     def __init__(self, worker, size):
         self.worker, self.size, self.items = worker, size, []
@@ -19,7 +20,7 @@ class FakeFleet:
     def __len__(self):
         return self.size
 
-    def map(self, method, items):
+    def attempt(self, method, items, max_deaths):
         self.items = list(items)
         return [getattr(self.worker, method)(*item) for item in items]
 
@@ -48,7 +49,7 @@ class Worker:
 def test_the_sampler_keeps_the_order_and_each_prompts_own_parameters(workers):
     fleet = FakeFleet(Worker(), workers)
     prompts = [[i, i + 1] for i in range(7)]
-    groups = FleetSampler(fleet).generate(prompts, [SamplingParams(n=1 + i % 3) for i in range(7)])
+    groups = FleetSampler(fleet, Faults()).generate(prompts, [SamplingParams(n=1 + i % 3) for i in range(7)])
     assert [group.prompt_token_ids for group in groups] == prompts
     assert [len(group.outputs) for group in groups] == [1 + i % 3 for i in range(7)]
     assert len(fleet.items) == min(workers, 7)
@@ -60,7 +61,7 @@ def test_the_sampler_keeps_the_order_and_each_prompts_own_parameters(workers):
 def test_the_scorer_keeps_the_order_and_deals_columns_with_their_completions(workers):
     fleet = FakeFleet(Worker(), workers)
     texts = [str(i) for i in range(7)]
-    report = FleetScorer(fleet).score(texts, texts, {"answer": texts}, TrainerState(3, 9))
+    report = FleetScorer(fleet, Faults()).score(texts, texts, {"answer": texts}, TrainerState(3, 9))
     assert report.scores == report.components["math"] == [float(i) for i in range(7)]
     assert report.components["half"] == [i / 2 for i in range(7)]
     assert [v.extracted for v in report.verdicts] == texts
@@ -71,7 +72,7 @@ def test_the_scorer_keeps_the_order_and_deals_columns_with_their_completions(wor
 def test_the_answers_to_one_prompt_go_to_one_scorer(workers):
     fleet = FakeFleet(Worker(), workers)
     texts = ["0"] * 4 + ["1"] * 4 + ["2"] * 4
-    report = FleetScorer(fleet).score(texts, texts, {"answer": texts}, TrainerState(3, 9))
+    report = FleetScorer(fleet, Faults()).score(texts, texts, {"answer": texts}, TrainerState(3, 9))
     assert report.scores == [float(text) for text in texts]
     assert len(fleet.items) == min(workers, 3)
     for prompts, *_ in fleet.items:

@@ -1,0 +1,144 @@
+"""Prompts and answers that kill workers: a run goes on without them, counts them, and does not try them again."""
+
+from collections.abc import Callable
+
+import pytest
+from whole_run import curve
+
+from deltarl.actor.fleet import KILLER
+from deltarl.actor.host import StateLostError
+from deltarl.reward.batch import TrainerState
+from deltarl.reward.rewards import ScoreReport
+from deltarl.reward.verdict import Reason, Verdict, VerdictKind
+from deltarl.rl import loop
+from deltarl.rl.config import RunConfig
+from deltarl.rl.faults import FAULTS_FILE, Faults
+from deltarl.rl.in_process import InProcess
+from deltarl.rl.metrics import read_jsonl
+from deltarl.rl.stages import FleetScorer
+from deltarl.rl.train import train
+
+
+class Deadly:
+    """A fleet whose workers are killed by the completion "13"."""
+
+    def __init__(self):
+        self.asked: list[list[str]] = []
+
+    def __len__(self):
+        return 2
+
+    def attempt(self, method, items, max_deaths):
+        return [self._score(*item) for item in items]
+
+    def _score(self, prompts, completions, columns, state):
+        self.asked.append(list(completions))
+        if "13" in completions:
+            return KILLER
+        assert columns["answer"] == prompts
+        scores = [float(c) for c in completions]
+        verdicts = [Verdict(VerdictKind.WRONG, s, c, 0.0) for s, c in zip(scores, completions, strict=True)]
+        return ScoreReport(scores, verdicts, {"math": scores}, {"m/n": scores}, {"m/x": list(completions)})
+
+
+def test_an_answer_that_kills_reward_workers_has_no_score_and_is_not_scored_again(tmp_path):
+    fleet, faults = Deadly(), Faults(tmp_path)
+    prompts, completions = list("aabbcc"), ["1", "2", "3", "13", "5", "6"]
+    for again in (False, True):
+        if again:
+            fleet.asked.clear()
+            faults = Faults(tmp_path)
+        scorer = FleetScorer(fleet, faults)
+        report = scorer.score(prompts, completions, {"answer": prompts}, TrainerState(0, 1))
+        assert report.scores == report.components["math"] == [1.0, 2.0, 3.0, None, 5.0, 6.0]
+        assert report.extras == {"m/x": ["1", "2", "3", None, "5", "6"]}
+        assert [v.kind for v in report.verdicts].count(VerdictKind.ERROR) == 1
+        assert report.verdicts[3].reason is Reason.CRASH
+        assert report.metrics == {"m/n": [1.0, 2.0, 3.0, 5.0, 6.0]}
+        assert faults.metrics()["worker/answers_set_aside"] == 1
+    assert fleet.asked == [["1", "2"], ["3", "5", "6"]]
+
+
+def poison_a_prompt(monkeypatch: pytest.MonkeyPatch, of_step: int) -> list[list[int]]:
+    """The first prompt of that step kills whoever samples it; returns the list of those that were tried to death."""
+    real, deaths, poison = InProcess.attempt, [], []
+    collect = loop.Collector.collect
+
+    def chosen(self, step):
+        if step == of_step and not poison:
+            config = self._config
+            first = self._draw.batch(step - 1, config.seed)[0]
+            poison.extend(self._problems[first].token_ids)
+        return collect(self, step)
+
+    def attempt(self, method, items, max_deaths):
+        if method != "generate" or not poison:
+            return real(self, method, items, max_deaths)
+        found = []
+        for prompts, params in items:
+            if poison in [list(p) for p in prompts]:
+                deaths.append(len(prompts))
+                found.append(KILLER)
+            else:
+                found += real(self, method, [(prompts, params)], max_deaths)
+        return found
+
+    monkeypatch.setattr(loop.Collector, "collect", chosen)
+    monkeypatch.setattr(InProcess, "attempt", attempt)
+    return deaths
+
+
+def test_a_run_goes_on_without_a_prompt_that_kills_and_a_resumed_one_does_not_try_it_again(
+    tiny: Callable[..., RunConfig], monkeypatch, caplog
+):
+    deaths = poison_a_prompt(monkeypatch, of_step=2)
+    # Four epochs: each problem comes again, and the one at fault is in the evaluation's way nowhere.
+    options = ["in_process=true", "data.train.num_problems=12", "steps=8", "rollout.num_workers=2"]
+    straight = tiny("name=straight", *options)
+    train(straight)
+    rows = read_jsonl(straight.run_dir / "metrics.jsonl")
+    assert [row["worker/prompts_set_aside"] for row in rows] == [0, 0, 1, 1, 1, 1, 1, 1, 1]
+    (fault,) = read_jsonl(straight.run_dir / FAULTS_FILE)
+    assert fault["kind"] == "prompt"
+    assert repr(fault["text"]) in caplog.text
+    assert deaths == [2, 1]
+    assert all(row["optim/grad_norm"] is not None for row in rows[1:])
+
+    broken = tiny("name=broken", *options)
+    log = loop.Loop._log
+
+    def dies(self, step, row, bar=None):
+        if step == 5:
+            raise StateLostError("rank 0 died")
+        return log(self, step, row, bar)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_log", dies)
+        with pytest.raises(StateLostError):
+            train(broken)
+    faults = read_jsonl(broken.run_dir / FAULTS_FILE)
+    assert [row["kind"] for row in faults] == ["prompt", "learner", "learner", "learner"]
+    train(broken)
+    assert curve(broken.run_dir) == curve(straight.run_dir)
+    assert deaths == [2, 1, 1, 1]  # in the straight run as one of two; in the other when it was looked at first, alone
+    assert read_jsonl(broken.run_dir / "metrics.jsonl")[-1]["worker/learner_restarts"] == 3
+
+
+def test_a_run_whose_learner_dies_goes_on_by_itself_as_long_as_it_gets_anywhere(
+    tiny: Callable[..., RunConfig], monkeypatch
+):
+    straight, broken = tiny("in_process=true", "name=straight"), tiny("in_process=true", "learner.max_restarts=1")
+    train(straight)
+    log, lost = loop.Loop._log, []
+
+    def dies(self, step, row, bar=None):
+        if step in (3, 5) and step not in lost:
+            lost.append(step)
+            raise StateLostError("rank 0 died")
+        return log(self, step, row, bar)
+
+    monkeypatch.setattr(loop.Loop, "_log", dies)
+    train(broken)
+    assert lost == [3, 5]
+    assert curve(broken.run_dir) == curve(straight.run_dir)
+    assert read_jsonl(broken.run_dir / "metrics.jsonl")[-1]["worker/learner_restarts"] == 2
