@@ -49,6 +49,7 @@ class Fleet:
         """
         self.name, self._stuck_after, self._heartbeat = name, stuck_after, Heartbeat(heartbeat)
         self.restarts = 0
+        self._died_last = ""
         self._state: dict[str, tuple[Any, ...]] = {}  # last broadcast of each method, for workers that start later
         self._slots = [Slot(replace(spec, index=index)) for index in range(size)]
         while any(slot.doing is Doing.STARTING for slot in self._slots):
@@ -77,7 +78,7 @@ class Fleet:
         """
         results = self.attempt(method, items, MAX_DEATHS)
         if any(result is KILLER for result in results):
-            raise WorkerLostError(f"{MAX_DEATHS} {self.name} died on the same item of {method}")
+            raise WorkerLostError(f"{MAX_DEATHS} {self.name} died on the same item of {method}, last {self._died_last}")
         return results
 
     def attempt(self, method: str, items: Sequence[tuple[Any, ...]], max_deaths: int) -> list[Any]:
@@ -181,6 +182,7 @@ class Fleet:
         if slot.deaths_at_start == MAX_DEATHS:
             raise WorkerLostError(f"{MAX_DEATHS} new {self.name} in a row died while they were started") from error
         self.restarts += 1
+        self._died_last = slot.label
         who = len(self), self.name, slot.label
         log.warning("one of %d %s died; starting another and reissuing its work: %s", *who)
         slot.end()

@@ -23,7 +23,7 @@ def unpickles(source: str) -> Iterator[str]:
             arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             owner, _, name = called.rpartition(".")
             bad = owner == "torch" and name == "load" and arguments.get("weights_only") != "True"
-            bad |= owner == "yaml" and name in YAML
+            bad |= owner == "yaml" and name in YAML and not arguments.get("Loader", "").endswith("SafeLoader")
             bad |= arguments.get("allow_pickle", "False") != "False"
             bad |= "trust_remote_code" in arguments and arguments["trust_remote_code"] != "False"
             found = [called] if bad else []
@@ -50,5 +50,12 @@ yaml.load(f, Loader=yaml.Loader)
 AutoTokenizer.from_pretrained(f, trust_remote_code=True)
 """
     assert len(list(unpickles(guilty))) == 8
-    innocent = "torch.load(f, weights_only=True)\nnp.load(f)\nyaml.safe_load(f)\njson.load(f)\nimport unpickled"
+    innocent = """
+torch.load(f, weights_only=True)
+np.load(f)
+yaml.safe_load(f)
+yaml.load(f, Loader=yaml.CSafeLoader)
+json.load(f)
+import unpickled
+"""
     assert list(unpickles(innocent)) == []

@@ -60,7 +60,7 @@ def run(config: Any) -> dict[str, Any]:
         samplers = Fleet("samplers", spec(config.rollout, "rollout"), config.rollout.num_workers)
         seen = {
             "ranks": ranks.broadcast("where"),
-            "samplers": [ray.get(worker.where.remote()) for worker in samplers._workers],
+            "samplers": [ray.get(slot.worker.where.remote()) for slot in samplers._slots],
             "meeting": ranks.broadcast("meeting"),
             "sum": ranks.scatter("sum", [(float(i),) for i in range(config.learner.num_ranks)]),
         }
