@@ -18,9 +18,11 @@ CONFIG_FILE = "config.yaml"
 # May differ when a run is resumed: they change how it runs, not what it computes (ranks: but for rounding).
 FREE_KEYS = (
     "alerts",
+    "hardware",
     "heartbeat",
     "in_process",
     "output_dir",
+    "placement",
     "checkpoint",
     "logging",
     "reward.num_cpus",
