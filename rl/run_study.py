@@ -17,6 +17,8 @@ from deltarl.rl.cli import ConfigError, exit_status
 from deltarl.rl.run_dir import log_to
 from deltarl.rl.study.config import StudyConfig, load_study
 
+STOPPED = 130  # by SIGINT or SIGTERM
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Console script `deltarl-study`; the exit status as of every run."""
@@ -28,7 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         studies = [load_study(path) for path in args.studies]
     except ConfigError as error:
         parser.exit(2, f"configuration error: {error}\n")
-    return max(exit_status(partial(_carry_out, study, args.report_only)) for study in studies)
+    worst = 0
+    for study in studies:
+        status = exit_status(partial(_carry_out, study, args.report_only))
+        worst = max(worst, status)
+        if status == STOPPED:
+            break
+    return worst
 
 
 def _carry_out(study: StudyConfig, report_only: bool) -> None:

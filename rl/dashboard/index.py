@@ -116,6 +116,7 @@ class RunIndex:
             columns, tail = await loop.run_in_executor(self._pool, load, run.metrics_file)
         except OSError as error:
             log.warning("%s cannot be read: %s", run.metrics_file, error)
+            del self._loads[run.id]  # the next look tries again
             return
         async with self._lock:
             run.columns, run.tail, run.complete = columns, tail, True

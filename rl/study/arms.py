@@ -33,8 +33,10 @@ def make_arms(study: StudyConfig) -> list[Arm]:
     """The arms in the order of the study, fitted to the baseline's number of parameters.
 
     Raises:
-        ConfigError: an arm's keys make no recipe, or no value of `match_key` gives it that number within 1 %.
+        ConfigError: an arm's keys make no recipe, or no value of `match_key` gives it that number within 1 %; or the
+            arms would not all see the same problems.
     """
+    _check_same_problems(study)
     target = _parameters(study, study.arms[study.baseline])
     arms = []
     for name, keys in study.arms.items():
@@ -66,6 +68,21 @@ def run_config(study: StudyConfig, keys: Mapping[str, Any], seed: int, folder: s
 def combinations(values: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """Every choice of one value for each key."""
     return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+
+
+def _check_same_problems(study: StudyConfig) -> None:
+    config = run_config(study, {}, study.seeds[0], "sizes", "none")
+    sampling = config.data.sampling
+    for key, value, off in (
+        ("data.sampling.order", sampling.order, sampling.order != "prioritised"),
+        ("data.sampling.measure_samples", sampling.measure_samples, not sampling.measure_samples),
+        ("rollout.dynamic_sampling", config.rollout.dynamic_sampling, not config.rollout.dynamic_sampling),
+    ):
+        if not off:
+            raise ConfigError(
+                f"{key} = {value!r} chooses problems by what the policy solves, so that each arm would get others: set "
+                "it otherwise in the study's `set`"
+            )
 
 
 def _parameters(study: StudyConfig, keys: Mapping[str, Any]) -> int:

@@ -13,7 +13,6 @@ from deltarl.rl.study.runs import StudyRun
 from deltarl.rl.study.worker import FINAL_FILE
 
 RESAMPLES = 10_000
-CONFIDENCE = 95
 
 
 @dataclass(frozen=True)
@@ -39,34 +38,37 @@ class Difference:
     """An arm's accuracy less the baseline's, in the same seeds and on the same problems.
 
     Attributes:
-        low, high: paired bootstrap interval: seeds drawn with replacement, then problems within each.
-        t_low, t_high: Student's interval over seeds, which few seeds do not make too narrow; NaN for one seed.
+        bootstrap: paired bootstrap interval: seeds drawn with replacement, and problems.
+        student: Student's interval over seeds, which few seeds do not make too narrow; NaN for one seed.
         wins: seeds in which the arm is ahead.
     """
 
     arm: str
     baseline: str
     mean: float
-    low: float
-    high: float
-    t_low: float
-    t_high: float
+    bootstrap: tuple[float, float]
+    student: tuple[float, float]
     wins: int
     seeds: int
 
     @property
+    def low(self) -> float:
+        """Of the interval that holds both."""
+        return float(np.fmin(self.bootstrap[0], self.student[0]))
+
+    @property
+    def high(self) -> float:
+        return float(np.fmax(self.bootstrap[1], self.student[1]))
+
+    @property
     def verdict(self) -> str:
-        """In words: ahead or behind only where both intervals are on one side of 0."""
-        ahead = self.low > 0 and self.t_low > 0
-        behind = self.high < 0 and self.t_high < 0
+        """In words: ahead or behind only of several seeds, and where the interval is on one side of 0."""
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
-        bounds = f"{CONFIDENCE} % interval {_points(self.low)} to {_points(self.high)}, {seeds}"
-        if ahead or behind:
-            word = "ahead of" if ahead else "behind"
+        bounds = f"95 % interval {_points(self.low)} to {_points(self.high)}, {seeds}"
+        if self.seeds > 1 and (self.low > 0 or self.high < 0):
+            word = "ahead of" if self.mean > 0 else "behind"
             return f"{self.arm} {word} {self.baseline} by {abs(100 * self.mean):.1f} points, {bounds}"
         why = "one seed says nothing about others" if self.seeds == 1 else f"ahead in {self.wins} of {seeds}"
-        if self.seeds > 1 and (self.low > 0 or self.high < 0):
-            why += f"; Student's interval, {_points(self.t_low)} to {_points(self.t_high)}, holds 0"
         return f"{self.arm} and {self.baseline} are not told apart: {_points(self.mean)} points, {bounds} ({why})"
 
 
@@ -87,33 +89,29 @@ def arm_result(name: str, runs: Sequence[StudyRun]) -> ArmResult:
     )
 
 
-def compare(arm: ArmResult, baseline: ArmResult) -> Difference:
-    """The paired difference of two arms with the same seeds."""
+def compare(arm: ArmResult, baseline: ArmResult, shared_problems: bool) -> Difference:
+    """The paired difference of two arms with the same seeds.
+
+    Args:
+        shared_problems: the held-out problems are those of a file, the same for every seed; else each seed has its own.
+    """
     paired = arm.right - baseline.right
     seeds, problems = paired.shape
+    rows = 1 if shared_problems else seeds
     rng = np.random.Generator(np.random.PCG64(0))
     means = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
         drawn = rng.integers(seeds, size=seeds)
-        means[i] = paired[drawn[:, None], rng.integers(problems, size=(seeds, problems))].mean()
-    low, high = np.percentile(means, [(100 - CONFIDENCE) / 2, (100 + CONFIDENCE) / 2])
+        means[i] = paired[drawn[:, None], rng.integers(problems, size=(rows, problems))].mean()
+    low, high = np.percentile(means, [2.5, 97.5])
     per_seed = paired.mean(1)
     half = float("nan")
     if seeds > 1:
-        quantile = stats.t.ppf((100 + CONFIDENCE) / 200, seeds - 1)
-        half = float(quantile * per_seed.std(ddof=1) / sqrt(seeds))
+        half = float(stats.t.ppf(0.975, seeds - 1) * per_seed.std(ddof=1) / sqrt(seeds))
     mean = float(per_seed.mean())
-    return Difference(
-        arm.name,
-        baseline.name,
-        mean,
-        float(low),
-        float(high),
-        mean - half,
-        mean + half,
-        int((per_seed > 0).sum()),
-        seeds,
-    )
+    wins = int((per_seed > 0).sum())
+    bootstrap, student = (float(low), float(high)), (mean - half, mean + half)
+    return Difference(arm.name, baseline.name, mean, bootstrap, student, wins, seeds)
 
 
 def _points(share: float) -> str:

@@ -75,6 +75,14 @@ class StudyConfig(Section):
             raise ValueError(
                 f"sweep.seeds and seeds share {sorted(shared)}: choose others for the sweep, or its luck is compared"
             )
+        early = [
+            key for key in (self.sweep.values if self.sweep else {}) if key.split(".")[0] in ("sft", "model", "data")
+        ]
+        if early:
+            raise ValueError(
+                f"sweep.values has {early[0]}, which makes another starting point, and trials share theirs: sweep keys "
+                "of learner and rollout, and make arms of others"
+            )
         return self
 
     @property

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from deltarl.model.config import hybrid_config
 from deltarl.rl.config import RunConfig
 from deltarl.rl.flops import forward_flops
 from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.metrics import METRICS_FILE
+from deltarl.rl.plan_sizes import learner_passes
 from deltarl.rl.study.runs import StudyRun
 from deltarl.rl.warm_start import load_tokenizer
 
@@ -21,7 +23,6 @@ AXES = {
     "seconds": "seconds of the run",
 }
 POINTS = 60  # of the common grid
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class RunCurves:
 
 @dataclass(frozen=True)
 class Band:
-    """The mean of an arm's seeds on a grid, and its 95 % interval: percentile bootstrap over seeds."""
+    """The mean of an arm's seeds on a grid, and its 95 % interval: Student's over seeds; none of a single seed."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -75,13 +76,13 @@ def read_curves(run: StudyRun) -> RunCurves:
 
 
 def _learner_flops(config: RunConfig, rows: Sequence[dict[str, float]]) -> list[float]:
-    """Of each step's update: a forward and a backward pass over every token learned from, and a forward pass of the
-    reference model where there is one."""
+    """Of each step's update: a forward and a backward pass over every token learned from, and the further passes of a
+    reference model, a correction and a critic where there are any."""
     own = {"path", "tokenizer_extra_tokens"}
     sizes = hybrid_config(vocab_size=len(load_tokenizer(config.model)), **config.model.model_dump(exclude=own))
     fixed, by_length = forward_flops(sizes, 0.0), forward_flops(sizes, 1.0) - forward_flops(sizes, 0.0)
     answers = config.rollout.prompts_per_step * config.rollout.num_generations
-    passes = 3.0 + (1.0 if config.learner.beta else 0.0)
+    passes = learner_passes(config) + (config.learner.correction != "none")
     found = []
     for row in rows:
         tokens = row.get("tok_s/train", 0.0) * row.get("time/update", 0.0)
@@ -99,10 +100,10 @@ def band(curves: Sequence[RunCurves], axis: str, metric: str) -> Band | None:
     same = all(np.array_equal(x, found[0][0]) for x, _ in found)
     grid = found[0][0] if same else np.linspace(low, high, POINTS)
     values = np.stack([np.interp(grid, x, y) for x, y in found])
-    rng = np.random.Generator(np.random.PCG64(0))
-    draws = rng.integers(len(values), size=(RESAMPLES, len(values)))
-    ends = np.percentile(values[draws].mean(1), [2.5, 97.5], axis=0)
-    return Band(grid, values.mean(0), ends[0], ends[1])
+    mean, half = values.mean(0), np.zeros(len(grid))
+    if len(values) > 1:
+        half = stats.t.ppf(0.975, len(values) - 1) * values.std(0, ddof=1) / np.sqrt(len(values))
+    return Band(grid, mean, mean - half, mean + half)
 
 
 def write_points(curves: Sequence[RunCurves], file: Path) -> None:

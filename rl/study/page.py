@@ -1,6 +1,7 @@
 """The study's page: verdict, tables and interactive curves in one HTML file that needs no network."""
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,12 @@ from deltarl.rl.study.compare import ArmResult, Difference
 from deltarl.rl.study.curves import AXES, RunCurves, band
 from deltarl.rl.study.figures import COLORS
 
+_PASS = re.compile(r"eval/pass@\d+")
 PANELS = {
-    "eval/pass@1": "Held-out accuracy (pass@1)",
-    "eval/pass@4": "Held-out pass@4",
     "reward/mean": "Training reward",
     "len/mean": "Tokens of an answer",
     "entropy": "Entropy (nats)",
+    "kl/ref": "KL to the reference model (nats)",
     "kl/old": "KL of an update (nats, k3)",
     "mismatch/k3": "Sampler to learner (nats, k3)",
     "optim/grad_norm": "Gradient norm",
@@ -46,7 +47,12 @@ def write_page(
         arms: rows of the table of arms: name, keys, parameters, chosen.
         sweep: what the sweep's file holds.
     """
-    charts = [(title, _chart(curves, metric)) for metric, title in PANELS.items()]
+    passes = sorted(
+        {name for found in curves.values() for curve in found for name in curve.metrics if _PASS.fullmatch(name)},
+        key=lambda name: int(name.partition("@")[2]),
+    )
+    panels = {name: f"Held-out {name.removeprefix('eval/')}" for name in passes} | PANELS
+    charts = [(title, _chart(curves, metric)) for metric, title in panels.items()]
     shown = [(title, figure) for title, figure in charts if figure is not None]
     environment = Environment(
         loader=PackageLoader("deltarl.rl.study", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True

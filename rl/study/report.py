@@ -1,7 +1,9 @@
 """What a finished study leaves in its folder: page, figures, tables, every point as CSV."""
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,15 @@ def write_study(study: StudyConfig, runs: Sequence[StudyRun]) -> list[str]:
     by_arm = {name: [run for run in runs if run.arm.name == name] for name in study.arms}
     results = [arm_result(name, found) for name, found in by_arm.items()]
     baseline = next(result for result in results if result.name == study.baseline)
-    differences = [compare(result, baseline) for result in results if result is not baseline]
+    shared = runs[0].config.data.test.path is not None
+    differences = [compare(result, baseline, shared) for result in results if result is not baseline]
     curves = {name: [read_curves(run) for run in found] for name, found in by_arm.items()}
     decode = {name: _found(found[0].config.run_dir / DECODE_FILE) for name, found in by_arm.items()}
     sweep_file = folder / SWEEP_FILE
     sweep = json.loads(sweep_file.read_text()) if study.sweep and sweep_file.exists() else None
     arms = [_arm_row(found[0], sweep) for found in by_arm.values()]
     write_points([curve for found in curves.values() for curve in found], folder / POINTS_FILE)
-    (folder / RESULT_FILE).write_text(json.dumps(_as_json(results, differences, arms, decode), indent=1))
+    (folder / RESULT_FILE).write_text(json.dumps(_finite(_as_json(results, differences, arms, decode)), indent=1))
     draw_figures(folder, curves, decode)
     write_page(
         folder / PAGE_FILE,
@@ -66,9 +69,18 @@ def _as_json(
             | {"accuracy": r.accuracy, "spread": r.spread, "pass_at_k": r.passes, "by_seed": r.right.mean(1).tolist()}
             for row, r in zip(arms, results, strict=True)
         ],
-        "differences": [vars(d) | {"verdict": d.verdict} for d in differences],
+        "differences": [asdict(d) | {"verdict": d.verdict} for d in differences],
         "decode": decode,
     }
+
+
+def _finite(value: Any) -> Any:
+    """With null where a number is none, which JSON has no other word for."""
+    if isinstance(value, dict):
+        return {key: _finite(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(results: Sequence[ArmResult], arms: Sequence[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,9 @@ from deltarl.actor.fleet import Fleet
 from deltarl.actor.host import WorkerSpec
 from deltarl.rl.cli import ConfigError
 from deltarl.rl.config import RunConfig
-from deltarl.rl.jsonl import read_jsonl
-from deltarl.rl.metrics import METRICS_FILE
 from deltarl.rl.study.arms import Arm, combinations, make_arms, run_config
 from deltarl.rl.study.config import StudyConfig
-from deltarl.rl.study.worker import FINAL_FILE, StudyWorker
+from deltarl.rl.study.worker import FINAL_FILE, StudyWorker, measured
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def done_before(study: StudyConfig) -> list[StudyRun]:
     file = study.folder / SWEEP_FILE
     chosen = json.loads(file.read_text())["best"] if study.sweep and file.exists() else {}
     runs = runs_of(study, make_arms(study), chosen)
-    left = [run.config.name for run in runs if not (run.config.run_dir / FINAL_FILE).exists()]
+    left = [run.config.name for run in runs if not measured(run.config, FINAL_FILE, study.final)]
     if left:
         raise ConfigError(f"{len(left)} of {len(runs)} runs are not done, {left[0]} for one: leave out --report-only")
     return runs
@@ -126,17 +126,17 @@ def _sweep(study: StudyConfig, arms: Sequence[Arm], fleet: Fleet) -> dict[str, d
     pairs = [(arm, seed) for arm in arms for seed in sweep.seeds]
     _warm_up(fleet, study, pairs)
     trials = []
-    for i, keys in enumerate(combinations(sweep.values)):
+    for keys in combinations(sweep.values):
         for arm, seed in pairs:
             # Held-out problems are none of its business; the least evaluation there is.
             least = {"steps": sweep.steps, "eval.interval": sweep.steps, "eval.num_problems": 1, "eval.num_samples": 1}
-            config = run_config(study, {**arm.keys, **keys, **least}, seed, "sweep", f"{arm.name}-{i}-s{seed}")
+            config = run_config(study, {**arm.keys, **keys, **least}, seed, "sweep", _trial_name(arm, keys, seed))
             trials.append((arm.name, keys, seed, config, _warm_config(study, arm, seed).run_dir))
     log.info("sweep: %d trials of %d steps", len(trials), sweep.steps)
-    fleet.map("run", [(config, warm, None) for *_, config, warm in trials])
+    marks = fleet.map("trial", [(config, warm) for *_, config, warm in trials])
     found = [
-        {"arm": arm, "keys": keys, "seed": seed, "mark": _mark(config.run_dir, sweep.steps)}
-        for arm, keys, seed, config, _ in trials
+        {"arm": arm, "keys": keys, "seed": seed, "mark": mark}
+        for (arm, keys, seed, _, _), mark in zip(trials, marks, strict=True)
     ]
     best = {arm.name: _best([trial for trial in found if trial["arm"] == arm.name]) for arm in arms}
     (study.folder / SWEEP_FILE).write_text(json.dumps({"trials": found, "best": best}, indent=1))
@@ -145,10 +145,10 @@ def _sweep(study: StudyConfig, arms: Sequence[Arm], fleet: Fleet) -> dict[str, d
     return best
 
 
-def _mark(run_dir: Path, steps: int) -> float:
-    """Mean training reward of the last quarter of a trial."""
-    rows = [row for row in read_jsonl(run_dir / METRICS_FILE) if row["step"] > steps * 3 // 4]
-    return fmean(row["reward/mean"] for row in rows)
+def _trial_name(arm: Arm, keys: Mapping[str, Any], seed: int) -> str:
+    """Names the values, so that another sweep's trial is another run."""
+    values = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in keys.items())
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{arm.name}-{values}-s{seed}")
 
 
 def _best(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -157,5 +157,6 @@ def _best(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for trial in trials:
         name = json.dumps(trial["keys"], sort_keys=True)
         keys[name] = dict(trial["keys"])
-        marks.setdefault(name, []).append(trial["mark"])
+        # One that diverged is worse than any.
+        marks.setdefault(name, []).append(-math.inf if trial["mark"] is None else trial["mark"])
     return keys[max(marks, key=lambda name: fmean(marks[name]))]

@@ -19,8 +19,10 @@ from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.config import RunConfig
 from deltarl.rl.evaluate import eval_metrics, evaluate
 from deltarl.rl.fleets import scorer_arguments
+from deltarl.rl.jsonl import read_jsonl
+from deltarl.rl.metrics import METRICS_FILE
 from deltarl.rl.problem_set import MAIN, ProblemSet, demonstrations
-from deltarl.rl.run_dir import log_to
+from deltarl.rl.run_dir import log_to, open_run_dir
 from deltarl.rl.section import Section
 from deltarl.rl.study.config import DecodeConfig, FinalConfig
 from deltarl.rl.train import train
@@ -41,16 +43,19 @@ class StudyWorker:
 
     def warm_start(self, config: RunConfig) -> None:
         """Makes the checkpoint that all runs of this architecture and seed begin with, in `config.run_dir`."""
-        run_dir = config.run_dir
-        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir = open_run_dir(config)
         _log_only_to(run_dir)
         tokenizer = load_tokenizer(config.model)
         shown = demonstrations(ProblemSet.load(config, tokenizer).train, config.sft) if config.sft else []
         starting_point(run_dir / INITIAL, config, tokenizer, shown)
 
     def run(self, config: RunConfig, warm: Path, final: FinalConfig | None) -> None:
-        """Trains from the starting point in `warm` and, if asked for, evaluates what came out."""
-        run_dir = config.run_dir
+        """Trains from the starting point in `warm` and, if asked for, evaluates what came out.
+
+        Raises:
+            ConfigError: there is a run in its folder already, with another configuration.
+        """
+        run_dir = open_run_dir(config)
         _log_only_to(run_dir)
         if not (run_dir / INITIAL).is_dir():
             if (warm / SFT).is_dir():
@@ -61,13 +66,27 @@ class StudyWorker:
             partial.rename(run_dir / INITIAL)
         if not _is_done(config):
             train(config)
-        if final is not None and not _has(run_dir / FINAL_FILE, final):
-            _write(run_dir / FINAL_FILE, final, final_evaluation(config, final))
+        if final is not None and not measured(config, FINAL_FILE, final):
+            _write(config, FINAL_FILE, final, final_evaluation(config, final))
+
+    def trial(self, config: RunConfig, warm: Path) -> float | None:
+        """A run of the sweep: the mean training reward of its last quarter, None if it diverged.
+
+        Rewards of None, which no function gave, do not count.
+        """
+        try:
+            self.run(config, warm, None)
+        except FloatingPointError:
+            log.exception("this trial diverged")
+            return None
+        rows = [row for row in read_jsonl(config.run_dir / METRICS_FILE) if row["step"] > config.steps * 3 // 4]
+        rewards = [row["reward/mean"] for row in rows if row.get("reward/mean") is not None]
+        return statistics.fmean(rewards) if rewards else None
 
     def decode(self, config: RunConfig, how: DecodeConfig) -> None:
         """Measures the trained model's decoding. The other processes should be idle."""
-        if not _has(config.run_dir / DECODE_FILE, how):
-            _write(config.run_dir / DECODE_FILE, how, decode_speed(config, how))
+        if not measured(config, DECODE_FILE, how):
+            _write(config, DECODE_FILE, how, decode_speed(config, how))
 
     def pid(self) -> int:
         return os.getpid()
@@ -148,16 +167,19 @@ def _log_only_to(run_dir: Path) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    run_dir.mkdir(parents=True, exist_ok=True)
     log_to(run_dir)
 
 
-def _has(file: Path, settings: Section) -> bool:
-    """Whether this was measured before, and with these settings."""
-    return file.exists() and json.loads(file.read_text())["settings"] == settings.model_dump()
+def measured(config: RunConfig, name: str, settings: Section) -> bool:
+    """Whether the file was written for the last step of the run, and with these settings."""
+    file = config.run_dir / name
+    if not file.exists():
+        return False
+    found = json.loads(file.read_text())
+    return (found["step"], found["settings"]) == (config.steps, settings.model_dump())
 
 
-def _write(file: Path, settings: Section, found: Any) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"settings": settings.model_dump(), "found": found}))
-    temporary.replace(file)
+def _write(config: RunConfig, name: str, settings: Section, found: Any) -> None:
+    temporary = config.run_dir / f"{name}.tmp"
+    temporary.write_text(json.dumps({"step": config.steps, "settings": settings.model_dump(), "found": found}))
+    temporary.replace(config.run_dir / name)

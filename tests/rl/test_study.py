@@ -85,6 +85,12 @@ def test_arms_that_cannot_be_made_equal_are_refused(tmp_path):
         make_arms(load_study(study_file(tmp_path, match_key="model.num_experts_per_token")))
 
 
+@pytest.mark.parametrize("key", ["rollout.dynamic_sampling", "data.sampling.measure_samples"])
+def test_problems_chosen_by_what_the_policy_solves_are_refused(tmp_path, key):
+    with pytest.raises(ConfigError, match=rf"{key} = .* each arm would get others"):
+        make_arms(load_study(study_file(tmp_path, set={key: True if "dynamic" in key else 2})))
+
+
 def test_arms_may_differ_in_size_where_that_is_wanted(tmp_path):
     study = load_study(study_file(tmp_path, match_key=None))
     assert len({arm.parameters for arm in make_arms(study)}) > 1
@@ -98,6 +104,10 @@ def test_arms_may_differ_in_size_where_that_is_wanted(tmp_path):
         ({"sweep": {"values": {"learner.learning_rate": [1.0]}, "seeds": [1], "steps": 2}}, r"share \[1\]"),
         ({"arms": {"one": {}}, "baseline": "one"}, "arms"),
         ({"seed": [0]}, "seed: Extra inputs"),
+        (
+            {"sweep": {"values": {"sft.steps": [1]}, "seeds": [9], "steps": 2}},
+            "sft.steps, which makes another starting",
+        ),
     ],
 )
 def test_a_study_that_makes_no_sense_is_refused(tmp_path, changes, message):
@@ -195,6 +205,38 @@ def test_the_same_command_does_what_is_left(finished, one_process, monkeypatch):
     assert without_times((finished / "points.csv").read_text()) == without_times(points)
 
 
+def test_a_study_that_was_changed_does_not_show_the_old_one(finished, one_process, capsys):
+    study = yaml.safe_load((finished.parent / "study.yaml").read_text())
+    study["arms"]["kda"] = {"learner.beta": 0.1}
+    changed = finished.parent / "changed.yaml"
+    changed.write_text(yaml.safe_dump(study, sort_keys=False))
+    assert main([str(changed)]) == 2
+    assert "holds a run with another configuration (learner.beta: 0.0 there, 0.1 here)" in capsys.readouterr().err
+
+
+def test_more_steps_are_trained_and_evaluated_again(finished, one_process):
+    study = yaml.safe_load((finished.parent / "study.yaml").read_text())
+    study["set"]["steps"] = 3
+    longer = finished.parent / "longer.yaml"
+    longer.write_text(yaml.safe_dump(study, sort_keys=False))
+    assert main([str(longer), "--report-only"]) == 2
+    assert main([str(longer)]) == 0
+    assert {json.loads(file.read_text())["step"] for file in finished.glob("runs/*/final.json")} == {3}
+
+
+def test_a_trial_that_diverges_is_the_worst(finished, one_process, monkeypatch, tmp_path):
+    def diverging(self: StudyWorker, config: Any, *rest: Any) -> None:
+        raise FloatingPointError("not finite")
+
+    study = load_study(finished.parent / "study.yaml")
+    config = run_config(study, {}, 0, "sweep", "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyWorker, "run", diverging)
+        assert StudyWorker().trial(config, tmp_path) is None
+    trials = [{"keys": {"lr": 1}, "mark": None}, {"keys": {"lr": 2}, "mark": -5.0}]
+    assert runs._best(trials) == {"lr": 2}
+
+
 def result(name: str, right: Sequence[Sequence[float]]) -> ArmResult:
     array = np.array(right)
     return ArmResult(name, array, float(array.mean()), 0.0, {})
@@ -203,7 +245,7 @@ def result(name: str, right: Sequence[Sequence[float]]) -> ArmResult:
 def test_a_clear_difference_is_called_one():
     rng = np.random.default_rng(0)
     low = rng.random((8, 200)) * 0.5
-    found = compare(result("kda", low + 0.1 + rng.normal(0, 0.05, (8, 200))), result("attention", low))
+    found = compare(result("kda", low + 0.1 + rng.normal(0, 0.05, (8, 200))), result("attention", low), False)
     assert found.mean == pytest.approx(0.1, abs=0.01)
     assert found.low < found.mean < found.high
     assert found.wins == 8
@@ -213,32 +255,36 @@ def test_a_clear_difference_is_called_one():
 
 def test_seeds_that_disagree_are_no_difference():
     base = np.full((3, 100), 0.5)
-    found = compare(result("kda", base + np.array([[0.2], [-0.1], [0.1]])), result("attention", base))
+    found = compare(result("kda", base + np.array([[0.2], [-0.1], [0.1]])), result("attention", base), False)
     assert found.verdict.startswith("kda and attention are not told apart")
     assert "ahead in 2 of 3 seeds" in found.verdict
 
 
 def test_few_seeds_that_agree_are_not_trusted_beyond_students_interval():
     base = np.full((3, 100), 0.5)
-    found = compare(result("kda", base + np.array([[0.02], [0.2], [0.05]])), result("attention", base))
-    assert found.low > 0
-    assert found.t_low < 0
-    assert "Student's interval" in found.verdict
+    found = compare(result("kda", base + np.array([[0.02], [0.2], [0.05]])), result("attention", base), False)
+    assert found.bootstrap[0] > 0
+    assert found.low == found.student[0] < 0
+    assert "not told apart" in found.verdict
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_interval_covers_the_truth_as_often_as_it_says(shared, monkeypatch):
+    monkeypatch.setattr("deltarl.rl.study.compare.RESAMPLES", 1000)
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(60):
         effects = rng.normal(0.05, 0.04, (8, 1))
-        paired = effects + rng.normal(0, 0.3, (8, 50))
-        found = compare(result("a", paired), result("b", np.zeros((8, 50))))
+        paired = effects + rng.normal(
+            0, 0.3, (1 if shared else 8, 50)
+        )  # problems are hard for one arm and not the other
+        found = compare(result("a", paired), result("b", np.zeros((8, 50))), shared)
         covered += found.low <= 0.05 <= found.high
     assert 50 <= covered <= 60
 
 
 def test_one_seed_says_nothing_about_others():
-    found = compare(result("kda", [[1.0, 1.0]]), result("attention", [[0.0, 0.0]]))
+    found = compare(result("kda", [[1.0, 1.0]]), result("attention", [[0.0, 0.0]]), False)
     assert "not told apart" in found.verdict
     assert "one seed says nothing" in found.verdict
 
@@ -252,7 +298,8 @@ def test_a_band_is_the_mean_where_all_seeds_are():
     assert found is not None
     assert found.x[-1] == 10
     assert found.mean[-1] == pytest.approx(0.75)  # (1 + 0.5) / 2
-    assert (found.low[-1], found.high[-1]) == (0.5, 1.0)
+    half = 12.706 * 0.25  # Student's for one degree of freedom, times the standard error
+    assert (found.low[-1], found.high[-1]) == pytest.approx((0.75 - half, 0.75 + half), rel=1e-3)
     assert band([run_curves(0, [0.0], [0.0])], "tokens", "none") is None
 
 

@@ -13,8 +13,11 @@ export async function getJson(path, query) {
 
 /** Takes in what changed; returns the ids of runs with news, or null if there are none. */
 export async function refreshRuns() {
-  const found = await getJson("/api/runs", { since: known.version });
-  if (found.version < known.version) known.runs.clear(); // another server
+  let found = await getJson("/api/runs", { since: known.version });
+  if (found.version < known.version) {
+    known.runs.clear(); // another server, which has counted from its own beginning
+    found = await getJson("/api/runs", { since: 0 });
+  }
   const news = found.version !== known.version;
   known.version = found.version;
   for (const run of found.runs) known.runs.set(run.id, run);
