@@ -5,6 +5,7 @@ does its calls one after the other: where one has ended, those that it was given
 """
 
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import ray
@@ -29,6 +30,7 @@ class _Call(NamedTuple):
     asked: Mapping[str, float]
 
 
+_lock = Lock()  # samplers ahead of the learner are called from a thread of their own
 _under_way: dict[bytes, _Call] = {}  # by the reference's bytes: holding the reference would keep the result in memory
 
 
@@ -41,21 +43,23 @@ def begun(
         asked: what the worker's actor reserves of Ray's resources.
     """
     number = watch.begin(fleet, index, phase) if watch else 0
-    _under_way[ref.binary()] = _Call(watch, number, (fleet, index), asked)
+    with _lock:
+        _under_way[ref.binary()] = _Call(watch, number, (fleet, index), asked)
 
 
 def ended(ref: ray.ObjectRef) -> None:
     """Notes that the call of `ref` has ended, one way or another; a reference that is no call's is left alone."""
-    last = _under_way.get(ref.binary())
-    if last is None:
-        return
-    for key, call in list(_under_way.items()):  # in the order in which they were begun
-        if call.worker == last.worker and call.watch is last.watch:
-            del _under_way[key]
-            if call.watch:
-                call.watch.end(call.number)
-        if call is last:
+    with _lock:
+        last = _under_way.get(ref.binary())
+        if last is None:
             return
+        for key, call in list(_under_way.items()):  # in the order in which they were begun
+            if call.worker == last.worker and call.watch is last.watch:
+                del _under_way[key]
+                if call.watch:
+                    call.watch.end(call.number)
+            if call is last:
+                return
 
 
 def no_room(refs: Sequence[ray.ObjectRef]) -> str:

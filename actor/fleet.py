@@ -11,7 +11,7 @@ from typing import Any, Final
 from ray.exceptions import ObjectLostError, RayActorError
 
 from deltarl.actor.heartbeat import Heartbeat
-from deltarl.actor.host import StateLostError, WorkerLostError, WorkerSpec, wait_any
+from deltarl.actor.host import DIED, StateLostError, WorkerLostError, WorkerSpec, wait_any
 from deltarl.actor.slot import Doing, Slot
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ class Fleet:
             slot = self._next()
             try:
                 slot.result()
-            except RayActorError as error:
-                if error.actor_init_failed:
+            except DIED as error:
+                if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise WorkerLostError(
                         f"a worker of {self.name} could not be started, {slot.label}: {error}"
                     ) from error
@@ -102,7 +102,7 @@ class Fleet:
             item = held.pop(slot)
             try:
                 results[item] = slot.result()
-            except (RayActorError, ObjectLostError) as error:
+            except (*DIED, ObjectLostError) as error:
                 deaths[item] += 1
                 if deaths[item] == max_deaths:
                     results[item] = KILLER
@@ -169,7 +169,7 @@ class Fleet:
         was = slot.doing
         try:
             slot.result()
-        except RayActorError as error:
+        except DIED as error:
             self._replace(slot, error)
         except ObjectLostError as error:
             raise StateLostError(f"what the {self.name} are to be told is gone with the node that had it") from error

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from deltarl.actor.heartbeat import Heartbeat, Where, kill, whereabouts
-from deltarl.actor.host import StateLostError, WorkerLostError, WorkerSpec, wait_any
+from deltarl.actor.host import DIED, StateLostError, WorkerLostError, WorkerSpec, wait_any
 from deltarl.actor.meeting import LOOPBACK, meeting_point
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Gang:
             label = self._specs[refs.index(ref)].label
             try:
                 ray.get(ref)
-            except (RayActorError, ObjectLostError) as error:
+            except (*DIED, ObjectLostError) as error:
                 self.close()  # the others may wait for this one in a collective operation, which need not end
                 if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise WorkerLostError(f"a {self.name} process could not be started, {label}: {error}") from error

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import psutil
@@ -76,7 +77,7 @@ def _on_nodes(look: Any, places: Sequence[Where]) -> Iterable[tuple[Where, Any]]
                 "max_retries": 0,
                 "scheduling_strategy": NodeAffinitySchedulingStrategy(node, False),
             }
-            asked[node] = ray.remote(look).options(**options).remote(there)
+            asked[node] = _remote(look).options(**options).remote(there)
     for node, there in by_node.items():
         try:
             found = look(there) if node == here else ray.get(asked[node], timeout=ANSWER_S)
@@ -85,8 +86,22 @@ def _on_nodes(look: Any, places: Sequence[Where]) -> Iterable[tuple[Where, Any]]
         yield from zip(there, found, strict=True)
 
 
+@cache
+def _remote(look: Any) -> Any:
+    """Once for each function: Ray keeps every one it is given, for the life of the job."""
+    return ray.remote(look)
+
+
 def _are_stopped(places: Sequence[Where]) -> list[bool]:
-    return [(p := _process(place)) is not None and p.status() == psutil.STATUS_STOPPED for place in places]
+    return [_is_stopped(place) for place in places]
+
+
+def _is_stopped(place: Where) -> bool:
+    process = _process(place)
+    try:
+        return process is not None and process.status() == psutil.STATUS_STOPPED
+    except psutil.Error:  # it ended meanwhile
+        return False
 
 
 def _kill(places: Sequence[Where]) -> list[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -18,6 +19,10 @@ from deltarl.actor.output import with_output_in
 log = logging.getLogger(__name__)
 
 PATIENCE = 30.0  # seconds without news before a line says what is being waited for
+
+
+DIED = (RayActorError, OutOfMemoryError)
+"""What Ray raises for a worker whose process ended: by itself, with its node, or by Ray's own memory monitor."""
 
 
 class WorkerLostError(RuntimeError):

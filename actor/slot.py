@@ -7,10 +7,10 @@ from enum import Enum
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
+from deltarl.actor.calls import ended
 from deltarl.actor.heartbeat import Where, kill, whereabouts
-from deltarl.actor.host import WorkerSpec
+from deltarl.actor.host import DIED, WorkerSpec
 
 
 class Doing(Enum):
@@ -37,7 +37,9 @@ class Slot:
         self._begin(Doing.STARTING, "start", [self._call("__ray_call__", whereabouts)], math.inf)
 
     def end(self) -> None:
-        """Ends the worker, whatever state its process is in."""
+        """Ends the worker, whatever state its process is in, and with it the calls it was given."""
+        for call in self._calls:
+            ended(call)
         ray.kill(self.worker)
         if self.where is not None:
             kill([self.where])
@@ -69,14 +71,14 @@ class Slot:
         """Of the last call, when it has ended. The worker has nothing to do afterwards.
 
         Raises:
-            RayActorError, ObjectLostError: the worker or its node died.
+            DIED, ObjectLostError: the worker or its node died.
             Exception: whatever a call raised.
         """
         calls, was = self._calls, self.doing
         self.rest()
         try:
             value = ray.get(calls)[-1]
-        except RayActorError:
+        except DIED:
             self.deaths_at_start += was is not Doing.WORKING
             raise
         if was is Doing.STARTING:

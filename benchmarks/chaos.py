@@ -31,7 +31,7 @@ from deltarl.rl.jsonl import read_jsonl
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "tests" / "rl" / "tiny.yaml"
-MACHINE = ("time/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
+MACHINE = ("time/", "idle/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
 PLUGIN = """
 import time
 from pathlib import Path

@@ -26,6 +26,7 @@ from machine import describe
 from tqdm import tqdm
 
 from deltarl.rl.cli import load_config
+from deltarl.rl.faults import Faults
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.loop import Loop
@@ -127,7 +128,7 @@ def start(folder: Path, name: str, steps: int, overrides: list[str]) -> Loop:
     tokenizer = load_tokenizer(config.model)
     problems = ProblemSet.load(config, tokenizer)
     model = starting_point(run_dir / "initial", config, tokenizer, [])
-    return Loop(config, run_dir, tokenizer, problems, Fleets.start(config, model))
+    return Loop(config, run_dir, tokenizer, problems, Fleets.start(config, model), Faults(run_dir))
 
 
 def take(loop: Loop, step: int) -> None:

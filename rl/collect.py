@@ -48,12 +48,18 @@ class Collector:
         """
         rollout, self._clock = self._config.rollout, Stopwatch(self._spans)
         drawn: list[int] = []
-        rounds = [self._round(step, 0, rollout.prompts_per_step, drawn)]
+        rounds, sampled = list[Episodes](), 0
+        most = 1 + rollout.max_refills if rollout.dynamic_sampling else 1
+        while sampled < most and (missing := rollout.prompts_per_step - (_informative(rounds) if sampled else 0)):
+            found = self._round(step, sampled, missing, drawn)
+            rounds += [] if found is None else [found]
+            sampled += 1
+        if not rounds:
+            raise ValueError(f"all prompts of step {step} were set aside as they kill workers: see faults.jsonl")
         prompts, metrics = list(range(len(drawn))), dict[str, float]()
         if rollout.dynamic_sampling:
-            while (missing := rollout.prompts_per_step - _informative(rounds)) and len(rounds) <= rollout.max_refills:
-                rounds.append(self._round(step, len(rounds), missing, drawn))
             prompts, metrics = self._chosen(rounds)
+            metrics["group/refills"] = sampled - 1
         episodes = Episodes.joined(rounds)
         self._draw.record(drawn, episodes.right.mean(1).tolist())
         return Collected(episodes, prompts, drawn, metrics, self._clock.seconds)
@@ -65,12 +71,11 @@ class Collector:
         kept, others = np.flatnonzero(informative).tolist(), np.flatnonzero(~informative).tolist()
         # Every rank and minibatch needs an answer. Groups without signal make up the number: their advantage is zero.
         need = -(-learner.num_ranks * learner.num_minibatches // rollout.num_generations)
-        metrics = {"group/kept_frac": len(kept) / len(informative), "group/refills": len(rounds) - 1}
-        return kept + others[: max(0, need - len(kept))], metrics
+        return kept + others[: max(0, need - len(kept))], {"group/kept_frac": len(kept) / len(informative)}
 
-    def _round(self, step: int, refill: int, count: int, drawn: list[int]) -> Episodes:
+    def _round(self, step: int, refill: int, count: int, drawn: list[int]) -> Episodes | None:
         """Answers to the first `count` problems of the step, or of the step's refill of that number; notes in `drawn`
-        which they are, but for those set aside."""
+        which they are, but for those set aside; None if all of them are."""
         rollout, seed = self._config.rollout, self._config.seed
         # A refill draws from an order of its own, so that the run's passes over the data stay what they are.
         order = derive_seed(seed, REFILL_STREAM, refill) if refill else seed
@@ -87,6 +92,8 @@ class Collector:
         ]
         with self._clock("rollout"):
             groups = sample(prompts, params, self._sampler)
+        if all(group is None for group in groups):
+            return None
         drawn += [i for i, group in zip(indices, groups, strict=True) if group is not None]
         with self._clock("verify"):
             state = TrainerState(step - 1, self._config.steps)

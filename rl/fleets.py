@@ -1,7 +1,7 @@
 """The actors of a run: who samples, who scores, who learns, and how they are spread."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,16 @@ class Fleets:
             samplers, scorers = InProcess(sampler, rollout.num_workers), InProcess(scorer, config.reward.num_workers)
             return cls(samplers, scorers, InProcess(rank), timeline)
         # First of all: ranks need a GPU each, and workers that came before might leave them none in their bundle.
-        ranks = Gang("learner", rank, learner.num_ranks, config.heartbeat)
-        return cls(
-            Fleet("rollout workers", sampler, rollout.num_workers, rollout.stuck_after, config.heartbeat),
-            Fleet("reward workers", scorer, config.reward.num_workers, config.reward.stuck_after, config.heartbeat),
-            ranks,
-            timeline,
-        )
+        with ExitStack() as started:  # closed again if what comes after cannot be started
+            started.callback(timeline.close)
+            ranks = Gang("learner", rank, learner.num_ranks, config.heartbeat)
+            started.callback(ranks.close)
+            workers = Fleet("rollout workers", sampler, rollout.num_workers, rollout.stuck_after, config.heartbeat)
+            started.callback(workers.close)
+            limits = config.reward.stuck_after, config.heartbeat
+            fleets = cls(workers, Fleet("reward workers", scorer, config.reward.num_workers, *limits), ranks, timeline)
+            started.pop_all()
+        return fleets
 
     def idle(self) -> dict[str, float]:
         """`idle/*` of the time since it was asked for last."""

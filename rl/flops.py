@@ -19,7 +19,8 @@ def forward_flops(config: KimiLinearConfig, length: float) -> float:
     """
     kinds = layer_kinds(config)
     full, linear = kinds.count("full_attention"), kinds.count("linear_attention")
-    assert config.qk_nope_head_dim is not None  # only the class allows it
+    assert config.qk_rope_head_dim is not None  # only the class allows it
+    assert config.v_head_dim is not None
     seen = config.num_attention_heads * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim) * length
     dim = config.linear_head_dim
     mixed = config.linear_num_heads * (6 * dim * dim + 2 * CHUNK_SIZE * 5 * dim)

@@ -1,13 +1,17 @@
 """A run that goes on by itself from its last checkpoint, when a learner process died."""
 
 import logging
+import time
 from collections.abc import Callable
 
 from deltarl.actor.host import StateLostError
+from deltarl.actor.placement import PlacementError
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.faults import Faults
 
 log = logging.getLogger(__name__)
+
+RETRY_S, TELL_S = 5.0, 60.0  # between tries to place the run again, and between lines that say so
 
 
 def keep_running(attempt: Callable[[], None], store: CheckpointStore, faults: Faults, max_restarts: int) -> None:
@@ -18,13 +22,23 @@ def keep_running(attempt: Callable[[], None], store: CheckpointStore, faults: Fa
 
     Raises:
         StateLostError: it failed more often than that.
+        PlacementError: the cluster is too small from the beginning.
         Exception: whatever else `attempt` raised.
     """
-    in_vain, before = 0, store.latest()
+    in_vain, before, waited = 0, store.latest(), 0.0
     while True:
         try:
             return attempt()
+        except PlacementError as error:
+            if not in_vain:
+                raise
+            # It had a place before: the node that the learner was lost with may be back, or another join.
+            if waited % TELL_S == 0:
+                log.warning("waited %.0f s for a node in the place of the one that was lost: %s", waited, error)
+            time.sleep(RETRY_S)
+            waited += RETRY_S
         except StateLostError as error:
+            waited = 0.0
             latest = store.latest()
             in_vain = in_vain + 1 if latest == before else 1
             before = latest

@@ -51,7 +51,10 @@ def open_run_dir(config: RunConfig) -> Path:
     if started and file.exists() and file.stat().st_size:
         # Validated again, so that a key which is newer than the run has its default there too.
         try:
-            found = RunConfig.model_validate(yaml.safe_load(file.read_text()))
+            stored = yaml.safe_load(file.read_text())
+            # What may differ, and decides which other values are valid: a run is older than the key.
+            stored.setdefault("placement", config.placement)
+            found = RunConfig.model_validate(stored)
         except ValidationError as error:
             raise ConfigError(
                 f"{run_dir} holds a run whose configuration this version cannot read ({error.errors()[0]['msg']}); "

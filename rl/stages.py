@@ -110,18 +110,27 @@ class FleetScorer:
         for i in aside:
             self._faults.answer(prompts[i], completions[i])
         scored = [i for share in shares for i in share if i not in aside]
-        return _spread(merge_reports([r for r in reports if r is not None]), scored, len(prompts))
+        found = [r for r in reports if r is not None]
+        nothing = ScoreReport(scores=[], verdicts=None, components={}, metrics={}, extras={})
+        return _spread(merge_reports(found) if found else nothing, scored, len(prompts))
+
+
+LOST = Verdict(VerdictKind.ERROR, None, None, 0.0, "the reward worker died", reason=Reason.CRASH)
 
 
 def merge_reports(reports: Sequence[ScoreReport]) -> ScoreReport:
     """Reports of consecutive runs of completions as one."""
     verdicts = None
-    if reports[0].verdicts is not None:
-        verdicts = [v for report in reports for v in report.verdicts or []]
+    if any(report.verdicts is not None for report in reports):
+        # Without verdicts where others have them: none of its completions came back.
+        verdicts = [v for r in reports for v in (r.verdicts if r.verdicts is not None else [LOST] * len(r.scores))]
     return ScoreReport(
         scores=[s for report in reports for s in report.scores],
         verdicts=verdicts,
-        components={name: [s for r in reports for s in r.components[name]] for name in reports[0].components},
+        components={
+            name: [s for r in reports for s in r.components.get(name, [None] * len(r.scores))]
+            for name in _union(r.components for r in reports)
+        },
         metrics={
             name: [v for r in reports for v in r.metrics.get(name, [])] for name in _union(r.metrics for r in reports)
         },
@@ -141,11 +150,10 @@ def _spread(report: ScoreReport, places: Sequence[int], total: int) -> ScoreRepo
         found = dict(zip(places, values, strict=True))
         return [found.get(i, missing) for i in range(total)]
 
-    lost = Verdict(VerdictKind.ERROR, None, None, 0.0, "the reward worker died", reason=Reason.CRASH)
     return replace(
         report,
         scores=spread(report.scores),
-        verdicts=None if report.verdicts is None else spread(report.verdicts, lost),
+        verdicts=None if report.verdicts is None else spread(report.verdicts, LOST),
         components={name: spread(values) for name, values in report.components.items()},
         extras={name: spread(values) for name, values in report.extras.items()},
     )

@@ -15,6 +15,7 @@ from deltarl.actor.fleet import Fleet
 from deltarl.actor.host import WorkerSpec
 from deltarl.rl.cli import ConfigError
 from deltarl.rl.config import RunConfig
+from deltarl.rl.run_dir import log_folder
 from deltarl.rl.study.arms import Arm, combinations, make_arms, run_config
 from deltarl.rl.study.config import StudyConfig
 from deltarl.rl.study.worker import FINAL_FILE, StudyWorker, measured
@@ -54,7 +55,7 @@ def carry_out(study: StudyConfig) -> list[StudyRun]:
             num_gpus=study.num_gpus,
             num_threads=study.num_threads,
             fleet="study",
-            logs=study.folder / "logs",
+            logs=log_folder(study.folder),
         )
         fleet = Fleet("runs", worker, study.num_parallel)
         try:

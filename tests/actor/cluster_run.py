@@ -29,8 +29,8 @@ def main() -> None:
     samplers: dict[int, int] = {}
     start, collect, fleets = Fleets.start, Collector.collect, []
 
-    def start_and_look(config, model_path):
-        fleets.append(start(config, model_path))
+    def start_and_look(*arguments):
+        fleets.append(start(*arguments))
         nodes = {slot.where.node for slot in fleets[-1].rollout._slots}
         assert leaving.node_id in nodes, "no sampler is where it would be lost"
         return fleets[-1]

@@ -14,7 +14,7 @@ from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.train import train
 
 HERE = Path(__file__).parent
-MACHINE = ("time/", "tok_s/", "verdict/seconds", "worker/")
+MACHINE = ("time/", "idle/", "tok_s/", "verdict/seconds", "worker/")
 # On three nodes of one CPU; two have no room for all.
 OPTIONS = ["steps=8", "rollout.num_workers=4", "reward.num_workers=2", "rollout.num_cpus=0.4", "learner.num_cpus=0.4"]
 

@@ -125,8 +125,8 @@ def test_a_run_whose_learner_is_killed_goes_on_by_itself_to_the_same_curve(refer
     pids: list[int] = []
     start, collect = Fleets.start, Collector.collect
 
-    def start_and_look(config, model_path):
-        fleets = start(config, model_path)
+    def start_and_look(*arguments):
+        fleets = start(*arguments)
         pids.extend(fleets.learner.pids())
         return fleets
 

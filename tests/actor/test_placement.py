@@ -54,6 +54,7 @@ def seen() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_colocated_samplers_are_on_the_gpu_of_their_rank(seen) -> None:
     ranks, samplers = seen[COLOCATED]["ranks"], seen[COLOCATED]["samplers"]
     assert ranks[0] != ranks[1]
@@ -61,6 +62,7 @@ def test_colocated_samplers_are_on_the_gpu_of_their_rank(seen) -> None:
     assert ranks[0][0] == ranks[1][0]  # one node holds both
 
 
+@pytest.mark.slow
 def test_disaggregated_samplers_have_gpus_of_their_own_on_the_other_node(seen) -> None:
     ranks, samplers = seen[APART]["ranks"], seen[APART]["samplers"]
     assert ranks[0][0] == ranks[1][0]  # together, although spread is asked for
@@ -69,6 +71,7 @@ def test_disaggregated_samplers_have_gpus_of_their_own_on_the_other_node(seen) -
     assert samplers[0][0] != ranks[0][0]
 
 
+@pytest.mark.slow
 def test_ranks_meet_on_loopback_unless_they_are_on_several_nodes(seen) -> None:
     for case in (COLOCATED, APART):
         assert {address for address, _ in seen[case]["meeting"]} == {"127.0.0.1"}
@@ -78,6 +81,7 @@ def test_ranks_meet_on_loopback_unless_they_are_on_several_nodes(seen) -> None:
     assert seen[WIDE]["sum"] == [3.0, 3.0, 3.0]
 
 
+@pytest.mark.slow
 def test_who_has_to_wait_for_another_job_says_so_and_goes_on_when_it_ends(seen) -> None:
     first, *waited, last = seen["waiting"]
     assert (first, last) == ("the other has it", "placed")
@@ -87,6 +91,7 @@ def test_who_has_to_wait_for_another_job_says_so_and_goes_on_when_it_ends(seen) 
         assert re.search(r"Free: [\d.]+ CPUs, \d GPUs of 4 CPUs, 4 GPUs$", line)
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_leaves_no_reservation_and_one_too_large_is_told_the_sizes(seen) -> None:
     assert set(seen["left"]) == {"REMOVED"}
     assert "Asked: 5 x a worker (0.5 CPUs, 1 GPUs). The cluster has: node " in seen["refused"]

@@ -63,6 +63,7 @@ for process in [here, *here.children(recursive=True)]:
 """
 
 
+@pytest.mark.slow
 def test_a_run_on_this_machine_listens_on_loopback_alone() -> None:
     env = {name: x for name, x in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run([sys.executable, "-c", LISTENING], env=env, capture_output=True, text=True, timeout=120)

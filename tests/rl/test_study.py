@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from whole_run import TINY, curve
+from whole_run import MACHINE, TINY, curve
 
 from deltarl.rl.cli import ConfigError
 from deltarl.rl.flops import forward_flops
@@ -200,7 +200,7 @@ def test_the_same_command_does_what_is_left(finished, one_process, monkeypatch):
 
     def without_times(text: str) -> list[str]:
         rows = [line.split(",") for line in text.splitlines()]
-        return [",".join(row[:4] + row[6:]) for row in rows if not row[6].startswith(("time/", "tok_s/", "verdict/"))]
+        return [",".join(row[:4] + row[6:]) for row in rows if not row[6].startswith((*MACHINE, "verdict/"))]
 
     assert without_times((finished / "points.csv").read_text()) == without_times(points)
 
