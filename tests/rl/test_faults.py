@@ -7,15 +7,18 @@ from whole_run import curve
 
 from deltarl.actor.fleet import KILLER
 from deltarl.actor.host import StateLostError
+from deltarl.actor.placement import PlacementError
 from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import Reason, Verdict, VerdictKind
 from deltarl.rl import loop
+from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.config import RunConfig
 from deltarl.rl.faults import FAULTS_FILE, Faults
 from deltarl.rl.in_process import InProcess
 from deltarl.rl.metrics import read_jsonl
-from deltarl.rl.stages import FleetScorer
+from deltarl.rl.recovery import keep_running
+from deltarl.rl.stages import FleetScorer, merge_reports
 from deltarl.rl.train import train
 
 
@@ -142,3 +145,42 @@ def test_a_run_whose_learner_dies_goes_on_by_itself_as_long_as_it_gets_anywhere(
     assert lost == [3, 5]
     assert curve(broken.run_dir) == curve(straight.run_dir)
     assert read_jsonl(broken.run_dir / "metrics.jsonl")[-1]["worker/learner_restarts"] == 2
+
+
+def test_where_no_answer_survives_there_is_no_score_and_others_can_be_joined(tmp_path):
+    scorer = FleetScorer(Deadly(), Faults(tmp_path))
+    nothing = scorer.score(["a"], ["13"], {"answer": ["a"]}, TrainerState(0, 1))
+    assert nothing.scores == [None]
+    some = scorer.score(["b"], ["2"], {"answer": ["b"]}, TrainerState(0, 1))
+    joined = merge_reports([nothing, some])
+    assert joined.scores == joined.components["math"] == [None, 2.0]
+    assert joined.verdicts is not None
+    assert [v.reason for v in joined.verdicts] == [Reason.CRASH, some.verdicts[0].reason]
+
+
+def test_a_line_that_a_full_disk_cut_short_is_not_in_the_middle_of_the_file_afterwards(tmp_path):
+    Faults(tmp_path).prompt([1, 2], "first")
+    with (tmp_path / FAULTS_FILE).open("a") as file:
+        file.write('{"kind": "prompt", "te')
+    Faults(tmp_path).prompt([3], "second")
+    assert Faults(tmp_path).has_prompt([1, 2])
+    assert Faults(tmp_path).has_prompt([3])
+    assert [row["text"] for row in read_jsonl(tmp_path / FAULTS_FILE)] == ["first", "second"]
+
+
+def test_a_learner_lost_with_its_node_waits_for_another_node(tmp_path, monkeypatch):
+    monkeypatch.setattr("deltarl.rl.recovery.RETRY_S", 0.0)
+    fates = iter([StateLostError("its node is gone"), PlacementError("too small"), PlacementError("too small"), None])
+
+    def attempt() -> None:
+        if (error := next(fates)) is not None:
+            raise error
+
+    keep_running(attempt, CheckpointStore(tmp_path, 1), Faults(tmp_path), max_restarts=1)
+    assert next(fates, "none left") == "none left"
+
+    def too_small() -> None:
+        raise PlacementError("too small")
+
+    with pytest.raises(PlacementError):  # from the beginning
+        keep_running(too_small, CheckpointStore(tmp_path, 1), Faults(tmp_path), max_restarts=1)
