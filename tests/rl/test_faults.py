@@ -11,7 +11,7 @@ from deltarl.actor.placement import PlacementError
 from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import Reason, Verdict, VerdictKind
-from deltarl.rl import loop
+from deltarl.rl import collect, loop
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.config import RunConfig
 from deltarl.rl.faults import FAULTS_FILE, Faults
@@ -184,3 +184,28 @@ def test_a_learner_lost_with_its_node_waits_for_another_node(tmp_path, monkeypat
 
     with pytest.raises(PlacementError):  # from the beginning
         keep_running(too_small, CheckpointStore(tmp_path, 1), Faults(tmp_path), max_restarts=1)
+
+
+def test_a_refill_of_nothing_but_prompts_that_kill_is_left_out(tiny, monkeypatch):
+    real, real_round, refills = collect.sample, loop.Collector._round, []
+
+    def now(self, step, refill, count, drawn):
+        refills.append(refill)
+        return real_round(self, step, refill, count, drawn)
+
+    def sampled(prompts, params, sampler):
+        return [None] * len(prompts) if refills and refills[-1] == 1 else real(prompts, params, sampler)
+
+    monkeypatch.setattr(loop.Collector, "_round", now)
+    monkeypatch.setattr(collect, "sample", sampled)
+    options = ["algorithm=dapo", "rollout.max_refills=2", "steps=2", "in_process=true", "reward.overlong_fraction=0"]
+    config = tiny(*options)
+    train(config)
+    assert {0, 1, 2} <= set(refills)  # the second refill came after the first had none
+    rows = read_jsonl(config.run_dir / "metrics.jsonl")[1:]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert max(row["group/refills"] for row in rows) == 2
+
+    monkeypatch.setattr(collect, "sample", lambda prompts, params, sampler: [None] * len(prompts))
+    with pytest.raises(ValueError, match=r"all prompts of step 1 were set aside as they kill workers"):
+        train(tiny("name=none", "steps=2", "in_process=true"))
