@@ -24,7 +24,7 @@ from deltarl.rl.plan_sizes import (
 )
 
 USABLE = 0.92  # of a device's memory: the rest is the CUDA context's, the libraries' and the allocator's
-HASH = 1e9  # bytes/s of the checksum on one core: assumed, not measured
+HASH = 4e9  # bytes/s of the checksum on one core, as measured by benchmarks/publication.py
 GB = 1e9
 
 

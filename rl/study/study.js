@@ -17,7 +17,7 @@ function draw() {
     hoverlabel: { bgcolor: dark.matches ? "#1b1f26" : "#ffffff", namelength: -1 },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     xaxis: { title: { text: axis.selectedOptions[0].textContent }, gridcolor: line, zeroline: false },
-    yaxis: { gridcolor: line, zeroline: false, rangemode: "tozero" },
+    yaxis: { gridcolor: line, zeroline: false, rangemode: "tozero", exponentformat: "e" },
   };
   figures.forEach((figure, i) =>
     Plotly.react(plots[i], figure[axis.value], layout, { responsive: true, displayModeBar: false }),
