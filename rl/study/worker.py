@@ -13,23 +13,21 @@ from typing import Any
 import torch
 
 from deltarl.model.checkpoint import load_model
-from deltarl.reward.batch import TrainerState
-from deltarl.reward.rewards import Scorer
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.config import RunConfig
-from deltarl.rl.evaluate import eval_metrics, evaluate
-from deltarl.rl.fleets import scorer_arguments
+from deltarl.rl.evaluate import eval_metrics
 from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.metrics import METRICS_FILE
 from deltarl.rl.problem_set import MAIN, ProblemSet, demonstrations
 from deltarl.rl.run_dir import log_to, open_run_dir
+from deltarl.rl.run_eval import answers
 from deltarl.rl.section import Section
 from deltarl.rl.study.config import DecodeConfig, FinalConfig
 from deltarl.rl.train import train
 from deltarl.rl.warm_start import load_tokenizer, starting_point
 from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import SamplingParams
-from deltarl.rollout.worker import make_backend, on_gpu
+from deltarl.rollout.worker import on_gpu
 
 log = logging.getLogger(__name__)
 
@@ -99,22 +97,7 @@ def final_evaluation(config: RunConfig, final: FinalConfig) -> dict[str, Any]:
     data = config.data.model_copy(update={"test": test, "more_tests": {}})
     asked = config.eval.model_copy(update=final.model_dump())
     config = config.model_copy(update={"data": data, "eval": asked})
-    tokenizer = load_tokenizer(config.model)
-    problems = ProblemSet.load(config, tokenizer)
-    sampler = make_backend("native", str(_checkpoint(config)), max_num_seqs=config.rollout.max_num_seqs)
-    scorer = Scorer(**scorer_arguments(config))
-    try:
-        episodes = evaluate(
-            problems.tests,
-            config,
-            tokenizer=tokenizer,
-            sampler=sampler,
-            scorer=scorer,
-            state=TrainerState(config.steps, config.steps),
-        )
-    finally:
-        scorer.close()
-        sampler.close()
+    episodes = answers(config, _checkpoint(config))
     metrics = eval_metrics(episodes, config.reward.timeout)
     return {"metrics": metrics, "right": episodes[MAIN].right.sum(1).tolist()}
 
