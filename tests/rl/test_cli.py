@@ -63,7 +63,7 @@ def test_an_unknown_key_names_the_nearest_of_its_section(recipe, override, key, 
 def test_an_unknown_key_like_no_other_lists_the_valid_ones(recipe):
     message = refusal(recipe, "logging.xyzzy=1")
     assert "unknown key 'logging.xyzzy'" in message
-    assert "valid keys are wandb, wandb_project, samples_per_step" in message
+    assert "valid keys are wandb, wandb_project, tensorboard, samples_per_step" in message
 
 
 def test_an_unknown_key_within_a_list_of_sections(recipe):
