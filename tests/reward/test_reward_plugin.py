@@ -37,7 +37,7 @@ def test_example_loads_by_path_and_by_module(source: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("format_rewards", "'format_rewards' is not known: the names are math, format_tags, kimi_length"),
+        ("format_rewards", "'format_rewards' is not known: the names are math, exact_match, format_tags, kimi_length"),
         (":f", "not of the form"),
         ("module:", "not of the form"),
         ("missing.py:f", "'missing.py' does not exist"),
