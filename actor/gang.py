@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
-from deltarl.actor.heartbeat import Heartbeat, Where, kill, whereabouts
+from deltarl.actor.heartbeat import Heartbeat, Where, kill_stopped, whereabouts
 from deltarl.actor.host import DIED, StateLostError, WorkerLostError, WorkerSpec, wait_any
 from deltarl.actor.meeting import LOOPBACK, meeting_point
 
@@ -79,7 +79,7 @@ class Gang:
         """Ends the ranks."""
         for rank in self._ranks:
             ray.kill(rank)
-        kill(self._places)
+        kill_stopped(self._places)
 
     def pids(self) -> list[int]:
         """Process ids of the ranks."""
@@ -112,7 +112,7 @@ class Gang:
     def _end_stopped(self) -> None:
         if stopped := self._heartbeat.stopped(self._places):
             log.warning("a %s process stands still (process %d was stopped); killing it", self.name, stopped[0].pid)
-            kill(stopped)
+            kill_stopped(stopped)
 
 
 def _rendezvous(size: int, own_gpu: bool, meeting_point: tuple[str, int]) -> list[dict[str, str]]:

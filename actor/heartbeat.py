@@ -57,10 +57,10 @@ class Heartbeat:
         return [place for place, looks in self._found.items() if looks >= LOOKS]
 
 
-def kill(places: Iterable[Where]) -> None:
-    """Ends the processes, as `kill -9` does. Ray's own way asks a process to end itself, which one that stands still
-    never does."""
-    list(_on_nodes(_kill, list(places)))
+def kill_stopped(places: Iterable[Where]) -> None:
+    """Ends those of the processes that stand still, as `kill -9` does. `ray.kill` asks a process to end itself, which
+    these never do; of the others, whose end Ray would not expect, it is the quieter way."""
+    list(_on_nodes(_kill_stopped, list(places)))
 
 
 def _on_nodes(look: Any, places: Sequence[Where]) -> Iterable[tuple[Where, Any]]:
@@ -104,9 +104,9 @@ def _is_stopped(place: Where) -> bool:
         return False
 
 
-def _kill(places: Sequence[Where]) -> list[None]:
+def _kill_stopped(places: Sequence[Where]) -> list[None]:
     for place in places:
-        if (process := _process(place)) is not None:
+        if _is_stopped(place) and (process := _process(place)) is not None:
             with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
                 process.kill()
     return [None] * len(places)

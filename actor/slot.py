@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from deltarl.actor.calls import ended
-from deltarl.actor.heartbeat import Where, kill, whereabouts
+from deltarl.actor.heartbeat import Where, kill_stopped, whereabouts
 from deltarl.actor.host import DIED, WorkerSpec
 
 
@@ -42,7 +42,7 @@ class Slot:
             ended(call)
         ray.kill(self.worker)
         if self.where is not None:
-            kill([self.where])
+            kill_stopped([self.where])
 
     def tell(self, state: Mapping[str, tuple[Any, ...]], within: float) -> None:
         """Has the worker told these broadcasts, in order."""
