@@ -28,10 +28,10 @@ from chaos_faults import Machine
 from machine import describe
 
 from deltarl.rl.jsonl import read_jsonl
+from deltarl.rl.metrics import OF_THE_MACHINE
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "tests" / "rl" / "tiny.yaml"
-MACHINE = ("time/", "idle/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
 PLUGIN = """
 import time
 from pathlib import Path
@@ -113,7 +113,7 @@ def inject(
         name, fault = machine.choose(rng)
         before, start = steps_done(run_dir), time.monotonic()
         fault()
-        wait_for(lambda before=before: steps_done(run_dir) > before, driver)  # type: ignore[misc]
+        wait_for(lambda before=before: steps_done(run_dir) > before, driver)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         found[name].append(round(time.monotonic() - start, 2))
         machine.mend()
         print(f"{number + 1}/{count}: {name}, {found[name][-1]:.1f} s", file=sys.stderr, flush=True)
@@ -138,7 +138,7 @@ def steps_done(run_dir: Path) -> int:
 
 
 def curve(rows: Rows) -> Rows:
-    return [{name: x for name, x in row.items() if not name.startswith(MACHINE)} for row in rows]
+    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows]
 
 
 def answers(run_dir: Path) -> Rows:

@@ -30,6 +30,7 @@ from deltarl.rl.faults import Faults
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.loop import Loop
+from deltarl.rl.metrics import OF_THE_MACHINE
 from deltarl.rl.problem_set import ProblemSet
 from deltarl.rl.run_dir import open_run_dir
 from deltarl.rl.timeline import of_step
@@ -42,7 +43,6 @@ PLAIN = ["sft=null", "logging.wandb=disabled", "logging.samples_per_step=0", "ch
 SECOND = ["rollout.prompts_per_step=12", "rollout.max_tokens=32", "model.full_attention_every=4"]
 TENTH = ["rollout.prompts_per_step=2", "rollout.num_generations=2", "rollout.max_tokens=8", "model.hidden_size=32"]
 TENTH += ["model.num_hidden_layers=2", "model.full_attention_every=2", "model.intermediate_size=64"]
-MACHINE = ("time/", "idle/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
 
 
 def main() -> None:
@@ -145,7 +145,7 @@ def end(loop: Loop) -> None:
 
 def curve(loop: Loop) -> list[dict[str, Any]]:
     rows = read_jsonl(loop.config.run_dir / "metrics.jsonl")
-    return [{name: x for name, x in row.items() if not name.startswith(MACHINE)} for row in rows]
+    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows]
 
 
 def processor_seconds() -> float:

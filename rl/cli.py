@@ -82,11 +82,11 @@ def exit_status(run: Callable[[], None]) -> int:
     return 0
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a recipe and applies overrides.
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (with the nearest valid one), or a value out of range.
+        ConfigError: no such file, not YAML, or no mapping.
     """
     try:
         data = yaml.safe_load(path.read_text())
@@ -96,6 +96,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of configuration keys")
+    return data
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a recipe and applies overrides.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest valid one), or a value out of range.
+    """
+    data = read_mapping(path)
     for override in overrides:
         _apply(data, override)
     try:

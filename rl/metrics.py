@@ -29,6 +29,9 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 """Of the rows of metrics.jsonl and samples.jsonl (docs/METRICS.md): a row without a "schema" key is of version 1."""
+OF_THE_MACHINE = ("time/", "idle/", "tok_s/", "verdict/seconds", "worker/")
+"""How the names begin of metrics that depend on the machine; all others depend on the seed alone."""
+
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 

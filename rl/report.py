@@ -105,7 +105,7 @@ class _Run:
 def _read_run(path: Path) -> _Run:
     if not (path / METRICS_FILE).is_file():
         raise FileNotFoundError(f"{path} has no {METRICS_FILE}: give the folder that a run writes into (its run_dir)")
-    rows = _one_row_a_step(path / METRICS_FILE)
+    rows = rows_by_step(path / METRICS_FILE)
     if not rows:
         raise ValueError(f"{path / METRICS_FILE} has no rows yet: wait for the first step of the run")
     config = path / CONFIG_FILE
@@ -116,13 +116,13 @@ def _read_run(path: Path) -> _Run:
         name=_run_name(config_text) or path.resolve().name,
         config_text=config_text,
         rows=rows,
-        sft_rows=_one_row_a_step(path / SFT_METRICS_FILE) if (path / SFT_METRICS_FILE).is_file() else [],
+        sft_rows=rows_by_step(path / SFT_METRICS_FILE) if (path / SFT_METRICS_FILE).is_file() else [],
         samples=read_jsonl(samples) if samples.is_file() else [],
         spans=read_trace(path / TRACE_FILE, LAST_STEPS) if (path / TRACE_FILE).is_file() else [],
     )
 
 
-def _one_row_a_step(path: Path) -> list[dict[str, Any]]:
+def rows_by_step(path: Path) -> list[dict[str, Any]]:
     """Rows in order of steps; a step that was logged in parts, e.g. training and evaluation, becomes one row."""
     merged: dict[int, dict[str, Any]] = {}
     for row in read_jsonl(path):

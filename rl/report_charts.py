@@ -81,9 +81,7 @@ def _reward_chart(rows: Sequence[Row]) -> Chart | None:
         edge: dict[str, Any] = {"mode": "lines", "line_width": 0, "hoverinfo": "skip"}
         figure.add_trace(_scatter(xs, [m - s for _, m, s in band], showlegend=False, **edge))
         figure.add_trace(
-            _scatter(
-                xs, [m + s for _, m, s in band], name="± std", fill="tonexty", fillcolor=_faded(BLUE, 0.13), **edge
-            )
+            _scatter(xs, [m + s for _, m, s in band], name="± std", fill="tonexty", fillcolor=faded(BLUE, 0.13), **edge)
         )
     smooth = len(steps) >= 10
     raw = Line("mean of the step" if smooth else "mean", BLUE)
@@ -217,10 +215,10 @@ def _line(
 def _area(steps: list[int], values: Sequence[float], line: Line) -> go.Bar | go.Scatter:
     if len(steps) == 1:  # an area over one step has no width
         return go.Bar(
-            x=steps, width=0.25, y=[_short(v) for v in values], name=line.label, marker_color=_faded(line.color, 0.7)
+            x=steps, width=0.25, y=[_short(v) for v in values], name=line.label, marker_color=faded(line.color, 0.7)
         )
     edge = {"color": line.color, "width": 0}  # an edge would draw a phase of zero seconds too
-    fill = _faded(line.color, 0.65)
+    fill = faded(line.color, 0.65)
     return _scatter(steps, values, name=line.label, mode="lines", line=edge, fillcolor=fill, stackgroup="all")
 
 
@@ -245,6 +243,7 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
 
 
-def _faded(color: str, alpha: float) -> str:
+def faded(color: str, alpha: float) -> str:
+    """A `#rrggbb` colour, seen through."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"

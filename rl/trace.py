@@ -54,7 +54,7 @@ def read_trace(path: Path | str, last_steps: int | None = None) -> list[Span]:
 def _span(line: str) -> Span | None:
     """None for what is no span: the array's brackets, the lanes' names, a line that a kill cut short."""
     try:
-        event: dict[str, Any] = json.loads(line.strip().strip(","))
+        event: Any = json.loads(line.strip().strip("[],"))
     except json.JSONDecodeError:
         return None
     if not isinstance(event, dict) or event.get("ph") != "X":

@@ -17,8 +17,9 @@ from deltarl.rl.dashboard.index import RunIndex
 from deltarl.rl.dashboard.runs import Run, flatten, inside
 from deltarl.rl.dashboard.samples import PAGE_SIZE, SampleIndex, Wanted, compare
 from deltarl.rl.dashboard.series import SeriesRequest, series
-from deltarl.rl.dashboard.trace import TRACE_FILE, read_trace
+from deltarl.rl.dashboard.trace import read_bars
 from deltarl.rl.metrics import SAMPLES_FILE, metric_doc
+from deltarl.rl.trace import TRACE_FILE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 TYPES = {".js": "text/javascript", ".css": "text/css", ".LICENSE": "text/plain"}
@@ -128,10 +129,7 @@ class Dashboard:
         path = inside(self.index.root, run.folder / TRACE_FILE)
         if path is None:
             raise web.HTTPNotFound(text=f"{run.id} has no {TRACE_FILE}")
-        try:
-            return _json(await asyncio.to_thread(read_trace, path))
-        except ValueError as error:
-            raise web.HTTPUnprocessableEntity(text=f"{run.id}/{TRACE_FILE}: {error}") from error
+        return _json(await asyncio.to_thread(read_bars, path))
 
     # ----------------------------------------------------------------------------------------------------- helpers
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from deltarl.rl.cli import ConfigError
+from deltarl.rl.cli import ConfigError, read_mapping
 from deltarl.rl.section import Section
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
@@ -96,14 +95,7 @@ def load_study(path: Path) -> StudyConfig:
     Raises:
         ConfigError: no such file, not YAML, or a key that is unknown or out of range.
     """
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a mapping of configuration keys")
+    data = read_mapping(path)
     if isinstance(recipe := data.get("recipe"), str):
         data["recipe"] = str((path.parent / recipe).resolve())
     try:

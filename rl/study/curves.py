@@ -10,9 +10,9 @@ from scipy import stats
 from deltarl.model.config import hybrid_config
 from deltarl.rl.config import RunConfig
 from deltarl.rl.flops import forward_flops
-from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.metrics import METRICS_FILE
 from deltarl.rl.plan_sizes import learner_passes
+from deltarl.rl.report import rows_by_step
 from deltarl.rl.study.runs import StudyRun
 from deltarl.rl.warm_start import load_tokenizer
 
@@ -57,10 +57,7 @@ class Band:
 
 def read_curves(run: StudyRun) -> RunCurves:
     """The metrics of a finished run."""
-    merged: dict[int, dict[str, float]] = {}
-    for row in read_jsonl(run.config.run_dir / METRICS_FILE):
-        merged.setdefault(int(row["step"]), {}).update(row)
-    rows = [merged[step] for step in sorted(merged)]
+    rows = rows_by_step(run.config.run_dir / METRICS_FILE)
     x = {
         "step": np.array([row["step"] for row in rows], dtype=float),
         "tokens": np.cumsum([row.get("tokens/completion", 0.0) for row in rows]),

@@ -11,9 +11,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deltarl.rl.report_panels import AMBER, BLUE, GREEN, GREY, ROSE, TEAL, VIOLET
 from deltarl.rl.study.curves import AXES, RunCurves, band
 
-COLORS = ("#4c8df6", "#e8596f", "#14a89c", "#e69f2e", "#9274f0", "#3fb06f", "#8b96a8")
+COLORS = (BLUE, ROSE, TEAL, AMBER, VIOLET, GREEN, GREY)
 STYLE: Any = {  # the keys have a type of their own
     "font.size": 9,
     "axes.spines.top": False,

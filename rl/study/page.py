@@ -14,6 +14,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from deltarl.rl.report_charts import faded
 from deltarl.rl.study.compare import ArmResult, Difference
 from deltarl.rl.study.curves import AXES, RunCurves, band
 from deltarl.rl.study.figures import COLORS
@@ -86,7 +87,7 @@ def _chart(curves: Mapping[str, Sequence[RunCurves]], metric: str) -> dict[str, 
                 continue
             edge: dict[str, Any] = {"mode": "lines", "line_width": 0, "hoverinfo": "skip", "showlegend": False}
             traces.append(go.Scatter(x=_short(mean.x), y=_short(mean.low), legendgroup=arm, **edge))
-            fill = {"fill": "tonexty", "fillcolor": f"rgba{(*_rgb(color), 0.16)}"}
+            fill = {"fill": "tonexty", "fillcolor": faded(color, 0.16)}
             traces.append(go.Scatter(x=_short(mean.x), y=_short(mean.high), legendgroup=arm, **fill, **edge))
             line = {"color": color, "width": 2.2}
             traces.append(go.Scatter(x=_short(mean.x), y=_short(mean.mean), name=arm, legendgroup=arm, line=line))
@@ -103,8 +104,3 @@ def _chart(curves: Mapping[str, Sequence[RunCurves]], metric: str) -> dict[str, 
 
 def _short(values: np.ndarray) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return red, green, blue

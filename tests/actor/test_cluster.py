@@ -11,17 +11,17 @@ import pytest
 
 from deltarl.rl.cli import load_config
 from deltarl.rl.jsonl import read_jsonl
+from deltarl.rl.metrics import OF_THE_MACHINE
 from deltarl.rl.train import train
 
 HERE = Path(__file__).parent
-MACHINE = ("time/", "idle/", "tok_s/", "verdict/seconds", "worker/")
 # On three nodes of one CPU; two have no room for all.
 OPTIONS = ["steps=8", "rollout.num_workers=4", "reward.num_workers=2", "rollout.num_cpus=0.4", "learner.num_cpus=0.4"]
 
 
 def curve(run_dir: Path) -> list[dict]:
     rows = read_jsonl(run_dir / "metrics.jsonl")
-    return [{name: x for name, x in row.items() if not name.startswith(MACHINE)} for row in rows]
+    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows]
 
 
 @pytest.mark.slow

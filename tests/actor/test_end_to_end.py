@@ -23,10 +23,10 @@ from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.jsonl import read_jsonl
+from deltarl.rl.metrics import OF_THE_MACHINE
 from deltarl.rl.run_grpo import train
 
 TINY = Path(__file__).parents[1] / "rl" / "tiny.yaml"
-MACHINE = ("time/", "idle/", "tok_s/", "verdict/seconds", "worker/")  # what depends on the machine, not on the seed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +43,7 @@ def rows(config: RunConfig) -> list[dict]:
 
 
 def curve(config: RunConfig) -> list[dict]:
-    return [{name: x for name, x in row.items() if not name.startswith(MACHINE)} for row in rows(config)]
+    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows(config)]
 
 
 @pytest.fixture(scope="module")

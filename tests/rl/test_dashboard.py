@@ -15,7 +15,7 @@ from deltarl.rl.dashboard.columns import load, parse_rows, peek
 from deltarl.rl.dashboard.index import RunIndex
 from deltarl.rl.dashboard.samples import SampleIndex, Wanted, compare, word_diff
 from deltarl.rl.dashboard.tail import START, read_new
-from deltarl.rl.dashboard.trace import read_trace
+from deltarl.rl.dashboard.trace import read_bars
 from deltarl.rl.jsonl import truncate_after
 
 HOSTILE = '</script><img src=x onerror="document.title=`hacked`"> \u2028 \ud83d'
@@ -265,13 +265,14 @@ def test_word_diff_rebuilds_both_texts():
 
 @pytest.mark.parametrize("end", ["]", "", ",", ',\n{"name": "cut of'])
 def test_a_trace_is_read_whole_or_cut(tmp_path, end):
-    thread = {"name": "thread_name", "ph": "M", "pid": 1, "tid": 2, "args": {"name": "learner"}}
+    thread = {"name": "thread_name", "ph": "M", "pid": 1, "tid": 2, "args": {"name": "learner-2"}}
     bars = [
-        {"name": n, "ph": "X", "ts": t, "dur": 5e5, "pid": 1, "tid": 2} for n, t in (("update", 3e6), ("sync", 4e6))
+        {"name": n, "ph": "X", "cat": "learner", "ts": t, "dur": 5e5, "pid": 1, "tid": 2, "args": {"step": 1}}
+        for n, t in (("update", 3e6), ("sync", 4e6))
     ]
     path = tmp_path / "trace.json"
-    path.write_text("[\n" + ",\n".join(map(json.dumps, [thread, *bars, {"ph": "X", "ts": None}])) + end)
-    found = read_trace(path)
-    assert found["lanes"] == ["learner"]
+    path.write_text("[\n" + ",\n".join(map(json.dumps, [thread, *bars])) + end)
+    found = read_bars(path)
+    assert found["lanes"] == ["learner-2"]
     assert [found["names"][i] for i in found["name"]] == ["update", "sync"]
     assert (found["start"], found["seconds"]) == ([0.0, 1.0], [0.5, 0.5])

@@ -35,7 +35,8 @@ def runs(tmp_path):
         )
     texts = [sample(1, "2+2=", HOSTILE, "wrong"), sample(20, "2+2=", "It is 4"), sample(20, "3+3=", "It is 7", "wrong")]
     write_rows(root / "run-0" / "samples.jsonl", texts)
-    bars = [{"name": "update", "ph": "X", "ts": 1e6 * i, "dur": 5e5, "pid": 1, "tid": 1} for i in range(5)]
+    bar = {"name": "update", "ph": "X", "cat": "learner", "dur": 5e5, "pid": 1, "tid": 0, "args": {"step": 1}}
+    bars = [bar | {"ts": 1e6 * i} for i in range(5)]
     (root / "run-0" / "trace.json").write_text("[" + ",\n".join(map(json.dumps, bars)))
     return root
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from whole_run import MACHINE, TINY, curve
+from whole_run import TINY, curve
 
 from deltarl.rl.cli import ConfigError
 from deltarl.rl.flops import forward_flops
 from deltarl.rl.in_process import InProcess
+from deltarl.rl.metrics import OF_THE_MACHINE
 from deltarl.rl.run_study import main
 from deltarl.rl.study import runs
 from deltarl.rl.study.arms import combinations, make_arms, run_config
@@ -200,7 +201,7 @@ def test_the_same_command_does_what_is_left(finished, one_process, monkeypatch):
 
     def without_times(text: str) -> list[str]:
         rows = [line.split(",") for line in text.splitlines()]
-        return [",".join(row[:4] + row[6:]) for row in rows if not row[6].startswith((*MACHINE, "verdict/"))]
+        return [",".join(row[:4] + row[6:]) for row in rows if not row[6].startswith((*OF_THE_MACHINE, "verdict/"))]
 
     assert without_times((finished / "points.csv").read_text()) == without_times(points)
 
