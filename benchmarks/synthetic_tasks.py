@@ -6,17 +6,21 @@ python benchmarks/synthetic_tasks.py --length 32 --arm kda --steps 1500 --learni
     --out runs/synthetic-tiny hidden_size=64 linear_head_dim=32 intermediate_size=128   # a core, minutes
 
 Trains every arm of the file (architectures: overrides of the recipe's `model` section) on every task, length, learning
-rate and seed, one after the other, and prints the best rate's accuracy. Stopped, the same command goes on: a finished
-trial is a JSON file in the folder, one under way a checkpoint beside it.
+rate and seed, `--jobs` of them side by side, and prints the best rate's accuracy. Stopped, the same command goes on: a
+finished trial is a JSON file in the folder, one under way a checkpoint beside it.
 """
 
 import argparse
 import itertools
+import multiprocessing
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 import yaml
 from pydantic import ValidationError
 
@@ -38,6 +42,25 @@ def read_arms(file: Path, wanted: list[str] | None, overrides: list[str]) -> dic
     if unknown := sorted(set(wanted or ()) - data["arms"].keys()):
         raise ValueError(f"{file} has no arm {unknown[0]!r}; it has {', '.join(data['arms'])}")
     return {name: ModelConfig(**common | data["arms"][name]) for name in wanted or data["arms"]}
+
+
+def run(trial: Trial, model: ModelConfig, folder: Path) -> dict[str, Any]:
+    """One trial that tells its name with every point."""
+    return run_trial(trial, model, folder, lambda point: tell(trial.name, point))
+
+
+def run_all(trials: Sequence[Trial], arms: dict[str, ModelConfig], folder: Path, num_jobs: int) -> list[dict[str, Any]]:
+    """The results in the trials' order. Trials of this size leave most of a GPU idle: several share it."""
+    if num_jobs == 1:
+        return [run(trial, arms[trial.arm], folder) for trial in trials]
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with ProcessPoolExecutor(num_jobs, spawn, torch.set_num_threads, (1,)) as pool:
+        pending = [pool.submit(run, trial, arms[trial.arm], folder) for trial in trials]
+        try:
+            return [one.result() for one in pending]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def summary(results: list[dict[str, Any]]) -> pd.DataFrame:
@@ -72,19 +95,17 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=32, help="sequences a step (default %(default)s)")
     parser.add_argument("--eval-interval", type=int, default=200, help="steps between scores (default %(default)s)")
     parser.add_argument("--eval-sequences", type=int, default=128, help="held out (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="trials side by side (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of every model, e.g. hidden_size=64")
     args = parser.parse_intermixed_args()
     try:
         arms = read_arms(args.arms_file, args.arm, args.overrides)
         args.out.mkdir(parents=True, exist_ok=True)
-        results = []
-        for task, length, rate, seed, arm in itertools.product(
-            args.task, args.length, args.learning_rate, args.seed, arms
-        ):
-            sizes = (args.steps, args.batch_size, args.eval_interval, args.eval_sequences)
-            trial = Trial(task, length, arm, seed, rate, *sizes)
-            results.append(run_trial(trial, arms[arm], args.out, lambda point, name=trial.name: tell(name, point)))
+        sizes = (args.steps, args.batch_size, args.eval_interval, args.eval_sequences)
+        asked = itertools.product(args.task, args.length, args.learning_rate, args.seed, arms)
+        trials = [Trial(task, length, arm, seed, rate, *sizes) for task, length, rate, seed, arm in asked]
+        results = run_all(trials, arms, args.out, args.jobs)
     except (OSError, ValueError, ValidationError) as error:
         parser.exit(2, f"error: {error}\n")
     table = summary(results)

@@ -68,6 +68,14 @@ def load_model(path: str | PathLike[str], dtype: torch.dtype | None = None) -> H
     return model
 
 
+def round_weights(model: HybridForCausalLM, dtype: torch.dtype) -> HybridForCausalLM:
+    """The model with its weights in `dtype`, but for those that a checkpoint holds in fp32."""
+    for name, p in model.named_parameters():
+        if not name.endswith(KEEP_FP32):
+            p.data = p.data.to(dtype)
+    return model
+
+
 def _released_name(name: str, config: KimiLinearConfig) -> str:
     """transformers writes the dense layers of a mixture-of-experts model under `block_sparse_moe`; undo that."""
     match = re.match(r"model\.layers\.(\d+)\.block_sparse_moe\.", name)

@@ -92,13 +92,14 @@ class HybridModel(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
+        cu_seqlens: Tensor | Packing | None = None,
         routing: Routing | None = None,
         **unused: Any,
     ) -> BaseModelOutput:
         """Hidden states `[B, T, D]` of padded or packed ids; see `HybridForCausalLM.forward`."""
         if cu_seqlens is not None:
-            hidden = self.packed(input_ids.squeeze(0), Packing.build(cu_seqlens), routing=routing)
+            packing = cu_seqlens if isinstance(cu_seqlens, Packing) else Packing.build(cu_seqlens)
+            hidden = self.packed(input_ids.squeeze(0), packing, routing=routing)
             return BaseModelOutput(cast(torch.FloatTensor, hidden.unsqueeze(0)))
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         packing = Packing.from_lengths(mask.sum(1).tolist(), device=input_ids.device)
@@ -214,7 +215,7 @@ class HybridForCausalLM(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
+        cu_seqlens: Tensor | Packing | None = None,
         logits_to_keep: Tensor | None = None,
         logprobs_of: Tensor | None = None,
         temperature: float = 1.0,
@@ -229,7 +230,8 @@ class HybridForCausalLM(PreTrainedModel):
             attention_mask: `[B, T]`, 0 on padding, which is dropped before the first layer; its logits are those of
                 a zero hidden state.
             labels: `[B, T]`, -100 where no loss is wanted; adds the mean next-token cross-entropy as `loss`.
-            cu_seqlens: `[N+1]` bounds of packed sequences.
+            cu_seqlens: `[N+1]` bounds of packed sequences; or their packing, which is made on the host, for passes that
+                are alike and must not wait for the device.
             logits_to_keep: `[n]` positions along T to compute logits for, all if None.
             logprobs_of: `[B, n]` a token for each of these positions; computes its log-probability and the entropy,
                 in fp32, in memory that does not grow with the vocabulary. Excludes `labels`.
@@ -316,6 +318,7 @@ class HybridForCausalLM(PreTrainedModel):
             if isinstance(module, KDALayer):
                 module.join_weights()
 
+    # Both read and write our own folders alone, and take fewer arguments than those of the base class.
     @classmethod
     def from_pretrained(cls, path: str | PathLike[str], **kwargs: Any) -> "HybridForCausalLM":  # type: ignore[override]
         """Reads a checkpoint folder; see `deltarl.model.checkpoint.load_model`."""

@@ -53,6 +53,13 @@ class ModelConfig(Section):
     initializer_range: PositiveFloat = 0.02
     max_position_embeddings: PositiveInt = 512
     """Longest prompt and answer together, in tokens."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights of a model made here, which it computes in; a checkpoint keeps its own. Learning is in fp32."""
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The arguments of `deltarl.model.config.hybrid_config` that are given here."""
+        return self.model_dump(exclude={"path", "tokenizer_extra_tokens", "dtype"})
 
 
 class SourceConfig(Section):

@@ -58,7 +58,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._adamw = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
         super().__init__([*first.param_groups, *self._adamw.param_groups], {})
 
-    @torch.no_grad()
+    @torch.no_grad()  # the base class's declaration has an overload that returns the closure's loss
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None  # nobody passes one
         muon_group, *others = self.param_groups

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, KimiLinearConfig, PreTrainedModel
 
+from deltarl.model.checkpoint import round_weights
 from deltarl.model.config import hybrid_config
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import is_hybrid
@@ -103,8 +104,8 @@ def _model(config: RunConfig, vocab_size: int) -> PreTrainedModel:
     """The policy without its weights."""
     path = config.model.path
     if path is None:
-        own = {"path", "tokenizer_extra_tokens"}
-        return HybridForCausalLM(hybrid_config(vocab_size=vocab_size, **config.model.model_dump(exclude=own)))
+        made = HybridForCausalLM(hybrid_config(vocab_size=vocab_size, **config.model.sizes))
+        return round_weights(made, getattr(torch, config.model.dtype))
     if is_hybrid(path):
         sizes = KimiLinearConfig.from_pretrained(path)
         return HybridForCausalLM(sizes).type(sizes.dtype or torch.float32)

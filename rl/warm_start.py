@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import (
     AutoConfig,
@@ -26,6 +27,7 @@ from trl import SFTConfig as TRLSFTConfig
 from trl import SFTTrainer
 
 from deltarl.kernels.precision import without_sampler
+from deltarl.model.checkpoint import round_weights
 from deltarl.model.config import hybrid_config, layer_kinds
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import is_hybrid, load_trainable
@@ -98,8 +100,8 @@ def _has_experts(config: ModelConfig) -> bool:
 def new_model(config: ModelConfig, vocab_size: int, seed: int) -> HybridForCausalLM:
     """A randomly initialised model of the configured size."""
     set_seed(seed)
-    own = {"path", "tokenizer_extra_tokens"}
-    return HybridForCausalLM(hybrid_config(vocab_size=vocab_size, **config.model_dump(exclude=own)))
+    model = HybridForCausalLM(hybrid_config(vocab_size=vocab_size, **config.sizes))
+    return round_weights(model, getattr(torch, config.dtype))
 
 
 def starting_point(

@@ -89,9 +89,8 @@ def _parameters(study: StudyConfig, keys: Mapping[str, Any]) -> int:
     config = run_config(study, keys, study.seeds[0], "sizes", "none").model
     if config.path is not None:
         raise ConfigError(f"a study makes its models, and the recipe has model.path = {config.path!r}: leave it out")
-    sizes = config.model_dump(exclude={"path", "tokenizer_extra_tokens"})
     with torch.device("meta"):
-        return HybridForCausalLM(hybrid_config(vocab_size=len(load_tokenizer(config)), **sizes)).num_parameters()
+        return HybridForCausalLM(hybrid_config(vocab_size=len(load_tokenizer(config)), **config.sizes)).num_parameters()
 
 
 def _fitted(study: StudyConfig, keys: Mapping[str, Any], match_key: str, target: int) -> int:

@@ -75,8 +75,7 @@ def read_curves(run: StudyRun) -> RunCurves:
 def _learner_flops(config: RunConfig, rows: Sequence[dict[str, float]]) -> list[float]:
     """Of each step's update: a forward and a backward pass over every token learned from, and the further passes of a
     reference model, a correction and a critic where there are any."""
-    own = {"path", "tokenizer_extra_tokens"}
-    sizes = hybrid_config(vocab_size=len(load_tokenizer(config.model)), **config.model.model_dump(exclude=own))
+    sizes = hybrid_config(vocab_size=len(load_tokenizer(config.model)), **config.model.sizes)
     fixed, by_length = forward_flops(sizes, 0.0), forward_flops(sizes, 1.0) - forward_flops(sizes, 0.0)
     answers = config.rollout.prompts_per_step * config.rollout.num_generations
     passes = learner_passes(config) + (config.learner.correction != "none")

@@ -75,7 +75,7 @@ def _dynamics(curves: Mapping[str, Sequence[RunCurves]]) -> Figure:
 
 def _draw(place: Axes, curves: Mapping[str, Sequence[RunCurves]], axis: str, metric: str) -> None:
     """The mean of each arm with its band, and its seeds as thin lines."""
-    for (arm, found), color in zip(curves.items(), _colors(len(curves)), strict=True):
+    for (arm, found), color in zip(curves.items(), colors(len(curves)), strict=True):
         if (mean := band(found, axis, metric)) is None:
             continue
         for curve in found:
@@ -87,7 +87,7 @@ def _draw(place: Axes, curves: Mapping[str, Sequence[RunCurves]], axis: str, met
 
 def _decode(decode: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     figure, (size, speed) = plt.subplots(1, 2, figsize=(7.2, 2.8), layout="constrained")
-    for (arm, found), color in zip(decode.items(), _colors(len(decode)), strict=True):
+    for (arm, found), color in zip(decode.items(), colors(len(decode)), strict=True):
         contexts = [row["context"] for row in found]
         size.loglog(contexts, [row["bytes"] / 1024 for row in found], "o-", color=color, label=arm, markersize=3)
         speed.loglog(contexts, [row["tokens_per_s"] for row in found], "o-", color=color, markersize=3)
@@ -98,5 +98,5 @@ def _decode(decode: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     return figure
 
 
-def _colors(count: int) -> list[str]:
+def colors(count: int) -> list[str]:
     return [COLORS[i % len(COLORS)] for i in range(count)]

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deltarl.kernels.precision import without_sampler
-from deltarl.model.checkpoint import KEEP_FP32
+from deltarl.model.checkpoint import round_weights
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.rl.config import LearnerConfig, ModelConfig
 from deltarl.rl.master_weights import hold_masters, masters
 from deltarl.rl.optimizer import lr_schedule, policy_optimizer
+from deltarl.rl.synthetic.step import TrainingStep
 from deltarl.rl.synthetic.tasks import VOCAB_SIZE, Batch, make
 from deltarl.rl.warm_start import new_model
 
@@ -72,10 +72,7 @@ def run_trial(
     policy = new_model(model, VOCAB_SIZE, trial.seed)
     policy.to(device)  # type: ignore[arg-type]  # transformers wraps it so that its type is lost
     if device.type == "cuda":
-        for name, p in policy.named_parameters():
-            if not name.endswith(KEEP_FP32):
-                p.data = p.data.bfloat16()
-        hold_masters(policy, keep_rounded=True)
+        hold_masters(round_weights(policy, torch.bfloat16), keep_rounded=True)
     config = LearnerConfig(learning_rate=trial.learning_rate, warmup_steps=min(200, trial.steps // 10))
     optimizer = policy_optimizer(policy, config)
     scheduler = lr_schedule("cosine", optimizer, config.warmup_steps, trial.steps)
@@ -87,15 +84,22 @@ def run_trial(
         for key, part in parts.items():
             part.load_state_dict(state[key])
         curve = state["curve"]
+
+    def training_batch(step: int) -> Batch:
+        rng = np.random.default_rng((TRAINING, trial.seed, step))
+        return make(trial.task, rng, trial.batch_size, trial.length)
+
     held_out = make(trial.task, np.random.default_rng((HELD_OUT, trial.length)), trial.eval_sequences, trial.length)
-    losses = list[float]()
+    losses = list[Tensor]()
+    learn = TrainingStep(policy, training_batch(1), config.max_grad_norm)
     start = int(curve[-1]["step"]) if curve else 0
     for step in range(start + 1, trial.steps + 1):
-        rng = np.random.default_rng((TRAINING, trial.seed, step))
-        losses.append(_learn(policy, make(trial.task, rng, trial.batch_size, trial.length), optimizer, config))
+        losses.append(learn(training_batch(step)))
+        optimizer.step()
         scheduler.step()
         if step % trial.eval_interval == 0 or step == trial.steps:
-            point = {"step": step, "loss": float(np.mean(losses))} | score(policy, held_out, trial.batch_size)
+            loss = float(torch.stack(losses).mean())
+            point = {"step": step, "loss": loss} | score(policy, held_out, trial.batch_size)
             curve.append(point)
             losses.clear()
             tell(point)
@@ -129,18 +133,6 @@ def score(policy: HybridForCausalLM, batch: Batch, at_once: int) -> dict[str, fl
         "token_accuracy": float(right[batch.wanted].mean()),
         "sequence_accuracy": float((right | ~batch.wanted).all(1).mean()),
     }
-
-
-def _learn(policy: HybridForCausalLM, batch: Batch, optimizer: torch.optim.Optimizer, config: LearnerConfig) -> float:
-    ids, predictor, target = _packed(batch, policy.device)
-    with without_sampler():
-        logits = policy(ids, cu_seqlens=_bounds(batch, policy.device), logits_to_keep=predictor).logits
-        loss = F.cross_entropy(logits.squeeze(0).float(), target)
-        loss.backward()
-    torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss.item()
 
 
 def _packed(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

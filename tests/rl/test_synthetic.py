@@ -4,10 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from deltarl.rl.config import ModelConfig
+from deltarl.rl.synthetic.figure import best, draw, read_points
+from deltarl.rl.synthetic.step import TrainingStep
 from deltarl.rl.synthetic.tasks import POP, PUSH, SEPARATOR, TASKS, VOCAB_SIZE, make
 from deltarl.rl.synthetic.trial import Trial, run_trial
+from deltarl.rl.warm_start import new_model
 
 
 def solve(task: str, ids: list[int]) -> dict[int, int]:
@@ -117,3 +122,38 @@ def test_a_small_model_learns_the_task(task, tmp_path):
     )
     trial = Trial(task, 32, "kda", 0, 3e-3, steps=1500, batch_size=32, eval_interval=100, eval_sequences=128)
     assert max(point["token_accuracy"] for point in run(trial, tmp_path, model)["curve"]) > 0.7
+
+
+@pytest.mark.parametrize("task", TASKS)  # with half of the tokens wanted, a quarter, and a number that changes
+def test_a_step_leaves_the_gradient_of_the_wanted_tokens_alone(task):
+    policy = new_model(TINY, VOCAB_SIZE, 0)
+    batches = [make(task, np.random.default_rng(seed), 3, 32) for seed in (0, 1)]
+    learn = TrainingStep(policy, batches[0], max_grad_norm=0.1)
+    for batch in batches:
+        loss = learn(batch)
+        found = [p.grad.clone() for p in policy.parameters()]
+        policy.zero_grad()
+        ids, wanted = torch.tensor(batch.ids), torch.tensor(batch.wanted)
+        expected = F.cross_entropy(policy(ids).logits[:, :-1][wanted[:, 1:]], ids[wanted])
+        expected.backward()
+        assert float(torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.1)) > 0.1
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        for gradient, p in zip(found, policy.parameters(), strict=True):
+            torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_figure_shows_each_arm_at_the_rate_whose_peak_is_highest_on_average(tmp_path):
+    peaks = {("a", 0.1): (0.2, 1.0), ("a", 0.2): (0.7, 0.7), ("b", 0.1): (0.5, 0.5), ("b", 0.2): (0.4, 0.4)}
+    for (arm, rate), found in peaks.items():
+        for seed, peak in enumerate(found):
+            curve = [{"step": i, "token_accuracy": accuracy} for i, accuracy in enumerate((0.0, peak, 0.1))]
+            trial = {"task": "mqar", "length": 16, "arm": arm, "learning_rate": rate, "seed": seed, "curve": curve}
+            (tmp_path / f"{arm}{rate}{seed}.json").write_text(json.dumps(trial))
+    points = read_points(sorted(tmp_path.glob("*.json")))
+    chosen = best(points)[["arm", "learning_rate"]].drop_duplicates()
+    assert chosen.values.tolist() == [["a", 0.2], ["b", 0.1]]
+    together = {"trials": [json.loads(file.read_text()) for file in tmp_path.glob("a*.json")]}
+    (tmp_path / "all.json").write_text(json.dumps(together))
+    assert set(read_points([tmp_path / "all.json"])["arm"]) == {"a"}
+    draw(points, [16], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000

@@ -46,6 +46,17 @@ def test_the_layers_are_as_configured(tiny, tokenizer):
     assert kinds("model.full_attention_every=1") == ["full_attention"] * 2
 
 
+def test_a_model_made_here_has_the_dtype_asked_for_but_for_its_decay(tiny, tokenizer, tmp_path):
+    config = tiny("model.dtype=bfloat16", "sft=null")
+    stored = weights(load_model(starting_point(tmp_path / "initial", config, tokenizer, [])))
+    fp32 = {name for name, x in stored.items() if x.dtype == torch.float32}
+    assert fp32 == {name for name in stored if name.endswith(("A_log", "dt_bias"))}
+    assert fp32
+    assert {x.dtype for name, x in stored.items() if name not in fp32} == {torch.bfloat16}
+    plain = new_model(tiny().model, len(tokenizer), config.seed)
+    assert same(stored, {name: x.to(stored[name].dtype) for name, x in weights(plain).items()})
+
+
 def test_without_a_warm_start_a_given_model_is_taken_where_it_is(tiny, tokenizer, policy_folder, tmp_path):
     config = tiny(f"model.path={policy_folder}", "sft=null")
     assert starting_point(tmp_path / "initial", config, tokenizer, []) == policy_folder
