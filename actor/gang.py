@@ -12,7 +12,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from deltarl.actor.heartbeat import Heartbeat, Where, kill_stopped, whereabouts
 from deltarl.actor.host import DIED, StateLostError, WorkerLostError, WorkerSpec, wait_any
-from deltarl.actor.meeting import LOOPBACK, meeting_point
+from deltarl.actor.meeting import LOOPBACK, address_of, meeting_point
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,10 @@ class Gang:
         """The same call on rank 0 alone, not waited for: a reference to what it will return when the rank has done
         what it was given before."""
         return self._specs[0].call_apart(self._ranks[0], method, *args)[1]
+
+    def address(self) -> str:
+        """Where workers of the run can reach rank 0: on loopback, if the cluster is this machine alone."""
+        return address_of(self._places[0].node)
 
     def close(self) -> None:
         """Ends the ranks."""
