@@ -1,6 +1,6 @@
 """Weights by broadcast and by handle: every sampler has what was published, whoever dies or damages it on the way.
 
-On CPUs: broadcasts over gloo, handles of shared memory. `tests/rollout/test_weights_gpu.py` is the same on GPUs.
+On CPUs: broadcasts over gloo, handles of shared memory. `test_publication_gpu.py` is the same on GPUs.
 """
 
 import os
@@ -29,7 +29,7 @@ def make_model(seed: int):
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(300, 500), torch.nn.Linear(500, 2))
     model[1].to(torch.bfloat16)
-    return model
+    return model.to("cuda") if torch.cuda.is_available() else model
 
 
 class Rank:
@@ -101,31 +101,38 @@ class Sampler(RolloutWorker):
 
 
 class Run:
-    """A learner and two samplers that serve for all tests: starting them takes longer than these."""
+    """A learner and samplers that serve for all tests: starting them takes longer than these."""
 
-    def __init__(self):
-        self.learner = Gang("test learner", WorkerSpec(Rank, num_cpus=0.05), 1)
-        self.samplers = Fleet("test samplers", WorkerSpec(Sampler, num_cpus=0.05), 2)
+    def __init__(self, size: int = 2, learner_gpu: str = "", samplers_gpu: str = ""):
+        def spec(cls: type, gpu: str) -> WorkerSpec:
+            return WorkerSpec(cls, num_cpus=0.05, env={"CUDA_VISIBLE_DEVICES": gpu})
+
+        self.size = size
+        self.learner = Gang("test learner", spec(Rank, learner_gpu), 1)
+        self.samplers = Fleet("test samplers", spec(Sampler, samplers_gpu), size)
         self.ahead = Ahead(lambda step: None, 0, 0, in_thread=False)
 
-    def publisher(self, transport: str, copy: bool = False, seconds: float = 20.0) -> Publisher:
-        return Publisher(transport, False, self.samplers, self.learner, self.ahead, copy, seconds)
+    def publisher(self, transport: str, copy: bool = False, seconds: float = 20.0, own_gpus: bool = False) -> Publisher:
+        return Publisher(transport, own_gpus, self.samplers, self.learner, self.ahead, copy, seconds)
+
+    def close(self) -> None:
+        self.samplers.close()
+        self.learner.close()
 
     def loaded(self) -> list[list[str]]:
         """Checks that every sampler holds what the learner has; returns the kinds of what each has loaded since."""
         expected = ray.get(self.learner.first("weights"))
         self.samplers.pids()  # all are there
-        held = self.samplers.gather("held", dict.fromkeys(range(2), ()))
-        assert [held[i][:2] for i in range(2)] == [(expected.version, expected.checksum)] * 2
-        return [held[i][2] for i in range(2)]
+        held = self.samplers.gather("held", dict.fromkeys(range(self.size), ()))
+        assert [held[i][:2] for i in range(self.size)] == [(expected.version, expected.checksum)] * self.size
+        return [held[i][2] for i in range(self.size)]
 
 
 @pytest.fixture(scope="module")
 def run(ray_address) -> Iterator[Run]:
     made = Run()
     yield made
-    made.samplers.close()
-    made.learner.close()
+    made.close()
 
 
 @pytest.mark.parametrize("transport", ["object_store", "collective", "ipc"])
