@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -93,10 +94,11 @@ class Member:
             raise TransferError(f"the broadcast of version {call.version} did not come to its end: {reason}") from error
 
     def leave(self) -> None:
-        """Gives the group up; one that hangs in the background is told to end."""
+        """Gives the group up; what hangs in the background is told to end."""
         group, self._group, self._name = self._group, None, ""
         if group is not None:
-            group.abort()
+            with suppress(RuntimeError):  # a backend that cannot be told has a time limit of its own
+                group.abort()
 
     def _join(self, call: Call) -> Any:
         if self._name == call.group and self._group is not None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SECONDS = 60.0  # that samplers may keep each other waiting, and that a bucket of a broadcast may take
 SLOWEST = 50e6  # bytes/s; a sampler that takes longer than the whole takes at this rate hangs, and is killed
-FAILURES = 2  # in a row, after which all weights go through the object store
+FAILURES = 3  # in a row, after which all weights go through the object store
 
 
 class Publisher:
@@ -83,17 +83,17 @@ class Publisher:
         within = 3 * self._seconds + notice.nbytes / SLOWEST
         answers = rollout.gather("receive_weights", calls, within)
         failed = {index: why for index, why in answers.items() if why is not None}
-        lost = len(calls) - len(answers)
         if failed:
             log.warning(
                 "weights version %d did not get to %d of %d samplers by %s (%s); they go through the object store",
                 *(notice.version, len(failed), len(calls), self._transport, next(iter(failed.values()))),
             )
             rollout.gather("load_weights", dict.fromkeys(failed, through_the_store()))
-        if failed or lost:
+        if failed or len(answers) < len(calls):  # those that died, or hung and were killed, gave no answer
             self._members = {}
-        # Of a sampler that has died, the others are not to blame.
-        self._failures = self._failures + 1 if failed and not lost else 0
+            self._failures += 1
+        else:
+            self._failures = 0
         if self._failures == FAILURES:
             log.warning("that was %d times in a row: from now on all weights go through the object store", FAILURES)
         self._delivered = notice.version

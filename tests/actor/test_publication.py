@@ -189,14 +189,14 @@ def test_a_sampler_killed_on_the_way_is_replaced_and_the_next_time_takes_part(ru
     assert run.loaded() == [["Fetched"]] * 2
 
 
-def test_a_learner_that_does_not_answer_costs_two_waits_and_then_none(run, caplog):
-    publisher = run.publisher("collective", seconds=1.0)
+def test_a_learner_that_does_not_answer_costs_three_waits_and_then_none(run, caplog):
+    publisher = run.publisher("collective", seconds=0.5)
     publisher._host = publisher._host[0], 1  # where nobody listens
     loads = []
-    for _ in range(3):
+    for _ in range(4):
         run.learner.broadcast("update")
         publisher.publish()
         loads += run.loaded()
-    assert loads == [["Fetched", "WeightUpdate"]] * 4 + [["WeightUpdate"]] * 2
+    assert loads == [["Fetched", "WeightUpdate"]] * 6 + [["WeightUpdate"]] * 2
     assert "the learner does not answer at 127.0.0.1" in caplog.text
     assert "from now on all weights go through the object store" in caplog.text
