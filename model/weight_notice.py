@@ -24,7 +24,7 @@ class Notice:
     Attributes:
         version: as `WeightUpdate.version`.
         layout: shape and dtype of each tensor, by name.
-        digest: how `checksum` was taken: "sum64" where the weights are on a GPU, else "xxh3".
+        digest: how `checksum` was taken: "sum64" where the publisher has a GPU, else "xxh3".
         checksum: of all tensors.
     """
 
@@ -36,7 +36,7 @@ class Notice:
     @classmethod
     def of(cls, version: int, tensors: Mapping[str, Tensor]) -> "Notice":
         layout = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
-        digest: Digest = "sum64" if any(x.is_cuda for x in tensors.values()) else "xxh3"
+        digest: Digest = "sum64" if torch.cuda.is_available() else "xxh3"
         return cls(version, layout, digest, digest_of(tensors, digest))
 
     @property
@@ -75,15 +75,16 @@ class Notice:
 def digest_of(tensors: Mapping[str, Tensor], digest: Digest) -> str:
     """Digest of names, shapes, dtypes and bytes, independent of the order of the tensors.
 
-    "xxh3" brings what is on a GPU to the host; "sum64" works where the tensors are (see `word_sum`), and brings 8 bytes
-    of each. Against accidents, not against an enemy.
+    "xxh3" brings what is on a GPU to the host; "sum64" (see `word_sum`) is taken on the GPU, if there is one, and brings
+    8 bytes of each tensor. Against accidents, not against an enemy.
     """
     if digest == "xxh3":
         return checksum({name: plain_array(x) for name, x in tensors.items()})
     names = sorted(tensors)
     whole = xxhash.xxh3_128()
-    sums = [word_sum(tensors[name]) for name in names]
-    for name, total in zip(names, torch.stack([x.to(sums[0].device) for x in sums]).tolist(), strict=True):
+    on_gpu = torch.cuda.is_available()
+    sums = [word_sum(tensors[name].cuda() if on_gpu else tensors[name]) for name in names]
+    for name, total in zip(names, torch.stack(sums).tolist(), strict=True):
         whole.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}{total}".encode())
     return whole.hexdigest()
 

@@ -103,7 +103,7 @@ class Publisher:
         attempt = uuid4().hex
         if ready != self._members:
             self._members, self._group = ready, attempt
-        backend: Backend = "nccl" if self._own_gpus and notice.digest == "sum64" else "gloo"
+        backend: Backend = "nccl" if self._own_gpus else "gloo"
         size, common = len(ready) + 1, (attempt, self._group)
         return {
             index: (notice, Call(*self._host, notice.version, *common, size, rank, backend, self._seconds))
