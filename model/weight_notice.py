@@ -75,8 +75,8 @@ class Notice:
 def digest_of(tensors: Mapping[str, Tensor], digest: Digest) -> str:
     """Digest of names, shapes, dtypes and bytes, independent of the order of the tensors.
 
-    "xxh3" brings what is on a GPU to the host; "sum64" (see `word_sum`) is taken on the GPU, if there is one, and brings
-    8 bytes of each tensor. Against accidents, not against an enemy.
+    "xxh3" brings what is on a GPU to the host; "sum64" (see `word_sum`) is taken on the GPU, if there is one, and
+    brings 8 bytes of each tensor. Against accidents, not against an enemy.
     """
     if digest == "xxh3":
         return checksum({name: plain_array(x) for name, x in tensors.items()})
