@@ -4,13 +4,13 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from ray.exceptions import ObjectLostError, RayActorError
 
-from deltarl.actor.heartbeat import Heartbeat
+from deltarl.actor.heartbeat import Heartbeat, Where
 from deltarl.actor.host import DIED, StateLostError, WorkerLostError, WorkerSpec, wait_any
 from deltarl.actor.slot import Doing, Slot
 
@@ -50,7 +50,8 @@ class Fleet:
         self.name, self._stuck_after, self._heartbeat = name, stuck_after, Heartbeat(heartbeat)
         self.restarts = 0
         self._died_last = ""
-        self._state: dict[str, tuple[Any, ...]] = {}  # last broadcast of each method, for workers that start later
+        # Arguments of the last broadcast of each method, for workers that start later.
+        self._state: dict[str, Callable[[], tuple[Any, ...]]] = {}
         self._slots = [Slot(replace(spec, index=index)) for index in range(size)]
         while any(slot.doing is Doing.STARTING for slot in self._slots):
             slot = self._next()
@@ -116,7 +117,7 @@ class Fleet:
 
         Object references among `args` reach the method as the objects they stand for.
         """
-        self._state[method] = args
+        self._state[method] = lambda: args
         telling = set[Slot]()
         for slot in self._slots:
             # One that is being told an older state hears this afterwards; one that starts is told when it has.
@@ -128,6 +129,55 @@ class Fleet:
             self._started(slot)
             if slot.doing is not Doing.TOLD_STATE:
                 telling.discard(slot)
+
+    def remember(self, method: str, args: Callable[[], tuple[Any, ...]]) -> None:
+        """Has every worker that starts from now on, or has not done anything yet, told `worker.method(*args())`; as
+        `broadcast`, for those alone."""
+        self._state[method] = args
+        for slot in self._slots:
+            if slot.doing is Doing.TOLD_STATE:
+                slot.tell({method: args()}, self._stuck_after)
+
+    def ready(self) -> dict[int, Where]:
+        """The workers that have nothing to do, by number; a process that took another's place is another."""
+        for slot in self._slots:
+            if slot.doing is Doing.WORKING:  # as in `attempt`
+                slot.rest()
+        free = {i: slot.where for i, slot in enumerate(self._slots) if slot.doing is Doing.NOTHING}
+        return {i: where for i, where in free.items() if where is not None}
+
+    def gather(self, method: str, args: Mapping[int, tuple[Any, ...]], within: float | None = None) -> dict[int, Any]:
+        """`worker.method(*args[i])` on every worker i of these, at once; results by their numbers.
+
+        Args:
+            args: by numbers that `ready` gave.
+            within: seconds that it may take, if not as long as any call.
+
+        Returns:
+            Nothing of those that died, or took longer and were killed. Others take their places.
+
+        Raises:
+            StateLostError, Exception: as `map`.
+        """
+        telling = {self._slots[index]: index for index in args}
+        for slot, index in telling.items():
+            slot.work(method, args[index], self._stuck_after if within is None else within)
+        results = {}
+        while telling:
+            slot = self._next(f"{len(telling)} to {method}, ")
+            if slot not in telling:
+                self._started(slot)
+                continue
+            index = telling.pop(slot)
+            try:
+                results[index] = slot.result()
+            except DIED as error:
+                self._replace(slot, error)
+            except ObjectLostError as error:
+                raise StateLostError(
+                    f"what the {self.name} are to be told is gone with the node that had it"
+                ) from error
+        return results
 
     def pids(self) -> list[int]:
         """Process ids of the workers, when all have started."""
@@ -152,7 +202,7 @@ class Fleet:
                 return active[ref]
             for slot in active.values():
                 if slot.deadline <= time.monotonic():
-                    was = self.name, slot.what, self._stuck_after, slot.label
+                    was = self.name, slot.what, slot.within, slot.label
                     log.warning("one of the %s is stuck: %s took over %g s; killing it, %s", *was)
                     slot.deadline = math.inf
                     slot.end()
@@ -175,10 +225,12 @@ class Fleet:
             raise StateLostError(f"what the {self.name} are to be told is gone with the node that had it") from error
         else:
             if was is Doing.STARTING and self._state:
-                slot.tell(self._state, self._stuck_after)
+                slot.tell({method: args() for method, args in self._state.items()}, self._stuck_after)
 
     def _replace(self, slot: Slot, error: Exception) -> None:
         """Starts another worker; it may die on the way like any other."""
+        if slot.is_of_another(error):
+            raise StateLostError(f"who was to tell the {self.name} something has died") from error
         if slot.deaths_at_start == MAX_DEATHS:
             raise WorkerLostError(f"{MAX_DEATHS} new {self.name} in a row died while they were started") from error
         self.restarts += 1

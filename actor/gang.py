@@ -12,7 +12,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from deltarl.actor.heartbeat import Heartbeat, Where, kill_stopped, whereabouts
 from deltarl.actor.host import DIED, StateLostError, WorkerLostError, WorkerSpec, wait_any
-from deltarl.actor.meeting import LOOPBACK, meeting_point
+from deltarl.actor.meeting import LOOPBACK, address_of, meeting_point
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,24 @@ class Gang:
 
     def first(self, method: str, *args: Any) -> ray.ObjectRef:
         """The call on every rank, as they may have to work on the result together; a reference to that of rank 0,
-        which stays where it is."""
-        refs = self.submit(method, *args)
-        self._get(refs, method)
-        return refs[0]
+        which stays in the memory of its node: this process waits for the calls, and not for what they return.
+
+        Raises:
+            StateLostError, Exception: as `scatter`.
+        """
+        calls = zip(self._specs, self._ranks, strict=True)
+        pairs = [spec.call_apart(rank, method, *args) for spec, rank in calls]
+        self._get([done for done, _ in pairs], method)
+        return pairs[0][1]
+
+    def later(self, method: str, *args: Any) -> ray.ObjectRef:
+        """The same call on rank 0 alone, not waited for: a reference to what it will return when the rank has done
+        what it was given before."""
+        return self._specs[0].call_apart(self._ranks[0], method, *args)[1]
+
+    def address(self) -> str:
+        """Where workers of the run can reach rank 0: on loopback, if the cluster is this machine alone."""
+        return address_of(self._places[0].node)
 
     def close(self) -> None:
         """Ends the ranks."""

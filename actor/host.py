@@ -90,10 +90,20 @@ class WorkerSpec:
     def call(self, worker: Any, method: str, *args: Any) -> ray.ObjectRef:
         """Starts `worker.method(*args)` of an actor that this spec has spawned. Its constructor counts as `start`."""
         ref: ray.ObjectRef = getattr(worker, method).remote(*args)
-        phase = "start" if method in ("__ray_ready__", "__ray_call__") else method
+        self._begun(ref, "start" if method in ("__ray_ready__", "__ray_call__") else method)
+        return ref
+
+    def call_apart(self, worker: Any, method: str, *args: Any) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        """As `call`, with the end of the call and what it returned as two objects: whoever gets the first one waits,
+        and learns of an error, without having the second brought to its node."""
+        calling = worker.__ray_call__.options(num_returns=2)
+        done, result = calling.remote(_apart, method, *args)
+        self._begun(done, method)
+        return done, result
+
+    def _begun(self, ref: ray.ObjectRef, phase: str) -> None:
         asked = {"CPU": self.num_cpus, "GPU": self.num_gpus}
         begun(ref, self.watch, self.fleet, self.index, phase, asked)
-        return ref
 
     def spawn(self) -> Any:
         """Starts the actor; returns before its constructor has run."""
@@ -111,6 +121,10 @@ class WorkerSpec:
             options["scheduling_strategy"] = self.places.of(self.index)
         cls = with_output_in(self.log_file, self.cls) if self.log_file else self.cls
         return ray.remote(cls).options(**options).remote(*self.args, **self.kwargs)
+
+
+def _apart(hosted: Any, method: str, *args: Any) -> tuple[None, Any]:
+    return None, getattr(hosted, method)(*args)
 
 
 def wait_any(

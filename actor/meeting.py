@@ -1,4 +1,4 @@
-"""Where the ranks of a gang meet: on loopback, unless they are on several nodes."""
+"""Where the ranks of a gang meet, and others meet them: on loopback, unless they are on several nodes."""
 
 import socket
 
@@ -25,6 +25,13 @@ def meeting_point(places: Places | None) -> tuple[str, int]:
     look = ray.remote(num_cpus=0)(_here).options(scheduling_strategy=places.of(0))
     address, port = ray.get(look.remote())
     return (address if several else LOOPBACK), port
+
+
+def address_of(node: str) -> str:
+    """Address of a node, by its Ray id, for others of the cluster: loopback, if there are none."""
+    alive = [found for found in ray.nodes() if found["Alive"]]
+    address: str = next(found["NodeManagerAddress"] for found in alive if found["NodeID"] == node)
+    return LOOPBACK if len(alive) == 1 else address
 
 
 def _here() -> tuple[str, int]:

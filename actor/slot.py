@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from deltarl.actor.calls import ended
 from deltarl.actor.heartbeat import Where, kill_stopped, whereabouts
@@ -27,6 +28,7 @@ class Slot:
         self._spec = spec
         self.deaths_at_start = 0  # in a row, before it could do anything
         self.where: Where | None = None  # once it is constructed
+        self.within = math.inf  # seconds that what it is at may take
         self._calls: list[ray.ObjectRef] = []
         self.start()
 
@@ -67,6 +69,11 @@ class Slot:
         """The last call it was given; a worker does one after the other."""
         return self._calls[-1] if self._calls else None
 
+    def is_of_another(self, error: Exception) -> bool:
+        """Whether a call failed because somebody died who was to give it something, and not the worker."""
+        dead = error.actor_id if isinstance(error, RayActorError) else None
+        return dead is not None and dead != self.worker._actor_id.hex()
+
     def result(self) -> Any:
         """Of the last call, when it has ended. The worker has nothing to do afterwards.
 
@@ -92,4 +99,4 @@ class Slot:
 
     def _begin(self, doing: Doing, what: str, calls: list[ray.ObjectRef], within: float) -> None:
         self.doing, self.what, self._calls = doing, what, calls
-        self.deadline = time.monotonic() + within
+        self.within, self.deadline = within, time.monotonic() + within

@@ -1,46 +1,109 @@
-"""How fast a version of the weights gets from the learner to a sampler, beside copying the same bytes in memory.
+"""How fast a version of the weights gets from the learner to the samplers, each way, beside copying the same bytes.
 
     OMP_NUM_THREADS=1 python benchmarks/publication.py --out benchmarks/results/publication_cpu.json
+    python benchmarks/publication.py --megabytes 1024 8192 --out results.json        # on one GPU, or on two
 
-The stages are those of a run on CPUs or across nodes of one machine: the learner copies its weights and takes their
-checksum, Ray's object store takes them, a sampler in another process verifies, copies and verifies again what arrived.
-`copy` is one copy of all arrays by numpy. All in turns in one run; medians of the turns.
+The classes are those of a run, under Ray, with random weights: the object store and a broadcast over gloo on any
+machine; on a GPU, handles too (learner and sampler share it); on two, a broadcast by NCCL. `copy` is one copy of all
+tensors where the learner has them, `link`, of two GPUs, a copy from one to the other. All in turns in one run; medians
+of the turns. `learner` is how long the learner is busy with it, `samplers` how long samplers are, which is after that.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import torch
 from machine import describe
+from torch import nn
 
 from deltarl.actor import runtime
+from deltarl.actor.fleet import Fleet
+from deltarl.actor.gang import Gang
 from deltarl.actor.host import WorkerSpec
 from deltarl.model.config import hybrid_config
 from deltarl.model.hybrid import HybridForCausalLM
-from deltarl.model.weights import WeightUpdate, checksum
+from deltarl.model.weight_group import Receiver
+from deltarl.model.weights import WeightUpdate
+from deltarl.rl.publisher import Publisher
+from deltarl.rl.transport import Transport
+from deltarl.rl.weight_offers import WeightOffers
+from deltarl.rollout.worker import RolloutWorker, on_gpu
 
 TURNS = 7
 
 
-class Receiver:
-    """Stands for a sampler: times what `load_weights` does with an update."""
+class Way(NamedTuple):
+    """One way to publish: what it is called, its transport, whether over NCCL, and the GPU of each process."""
+
+    name: str
+    transport: Transport
+    own_gpus: bool = False
+    num_gpus: float = 0.0
+
+
+class Learner:
+    """Does of `rl.Learner` what publishing asks of it."""
 
     def __init__(self, megabytes: int):
-        self._model = model_of(megabytes)
+        self._model, self._offers, self._version = model_of(megabytes), WeightOffers(), 0
 
-    def load(self, update: WeightUpdate) -> float:
-        start = time.perf_counter()
-        update.load_into(self._model)
-        return time.perf_counter() - start
+    def listen(self, address: str) -> int:
+        return self._offers.listen(address)
+
+    def weights(self) -> WeightUpdate:
+        self._version += 1
+        return WeightUpdate.of(self._model, self._version)
+
+    def offer_weights(self, transport: Transport, copy: bool, oldest: int) -> Any:
+        self._version += 1
+        notice = self._offers.offer(self._version, self._model.state_dict(), copy, oldest)
+        return self._offers.share(notice) if transport == "ipc" else notice
+
+    def offered_weights(self, version: int) -> WeightUpdate:
+        return self._offers.update(version)
+
+    def copy(self) -> tuple[int, float]:
+        """Bytes of the weights, and seconds that a copy of them takes."""
+        tensors = list(self._model.state_dict().values())
+        seconds = timed(lambda: [x.clone() for x in tensors])
+        return sum(x.nbytes for x in tensors), seconds
 
 
-def model_of(megabytes: int) -> HybridForCausalLM:
+class Engine:
+    """Stands for a backend, and counts what it loads in another way than the one asked for."""
+
+    def __init__(self, megabytes: int):
+        self.model, self.kinds = model_of(megabytes), set[str]()
+
+    def load_weights(self, update: Any) -> None:
+        update.load_into(self.model)
+        self.kinds.add(type(update).__name__)
+
+
+class Sampler(RolloutWorker):
+    def __init__(self, megabytes: int):
+        self._engine = Engine(megabytes)
+        self._backend, self._receiver = self._engine, Receiver()  # type: ignore[assignment]
+
+    def kinds(self) -> set[str]:
+        return self._engine.kinds
+
+
+class Later:
+    """In the place of `rl.Ahead`: keeps what samplers are to do."""
+
+    def do(self, call: Callable[..., Any], *args: Any) -> None:
+        self.asked = partial(call, *args)
+
+
+def model_of(megabytes: int) -> nn.Module:
     """A hybrid in fp32 of about that size: layers of 32 MB."""
     layers = max(1, megabytes // 32)
     sizes = {"num_attention_heads": 8, "linear_num_heads": 8, "linear_head_dim": 64, "intermediate_size": 4096}
@@ -48,64 +111,99 @@ def model_of(megabytes: int) -> HybridForCausalLM:
     config = hybrid_config(
         vocab_size=512, hidden_size=512, num_hidden_layers=layers, max_position_embeddings=512, **sizes, **latent
     )
-    return HybridForCausalLM(config)
+    model: nn.Module = on_gpu(HybridForCausalLM(config))
+    return model
 
 
-def measure(megabytes: int) -> dict[str, Any]:
-    """Seconds of each stage, medians over `TURNS`, and what share of a copy's rate the whole reaches."""
-    model = model_of(megabytes)
-    worker = WorkerSpec(Receiver, (megabytes,), num_cpus=0.5).spawn()
-    found: dict[str, list[float]] = {name: [] for name in ("copy", "collect", "put", "load", "all")}
-    arrays = WeightUpdate.of(model, 0).arrays
-    size = sum(array.nbytes for array in arrays.values())
-    for version in range(TURNS + 1):
-        copied = timed(lambda: [array.copy() for array in arrays.values()])[0]
-        start = time.perf_counter()
-        collected, update = timed(lambda version=version: WeightUpdate.of(model, version))
-        put, ref = timed(lambda update=update: ray.put(update))
-        loaded = ray.get(worker.load.remote(ref))
-        whole = time.perf_counter() - start
-        if version:  # the first warms up
-            for name, seconds in zip(found, (copied, collected, put, loaded, whole), strict=True):
-                found[name].append(seconds)
-    ray.kill(worker)
+def ways() -> list[Way]:
+    """What this machine has."""
+    gpus = torch.cuda.device_count()
+    share = 0.5 if gpus == 1 else 1.0 if gpus else 0.0
+    found = [Way("object store", "object_store", num_gpus=share), Way("gloo", "collective", num_gpus=share)]
+    if gpus:
+        found.append(Way("ipc", "ipc", num_gpus=0.5))
+    if gpus > 1:
+        found.append(Way("nccl", "collective", own_gpus=True, num_gpus=1.0))
+    return found
+
+
+def measure(way: Way, megabytes: int, copy: bool) -> dict[str, Any]:
+    """Seconds of each part, medians over `TURNS`, and what share of a copy's rate the whole reaches."""
+    spec = {"num_cpus": 0.4, "num_gpus": way.num_gpus}
+    learner = Gang("learner", WorkerSpec(Learner, (megabytes,), **spec), 1)
+    samplers = Fleet("samplers", WorkerSpec(Sampler, (megabytes,), **spec), 1)
+    later = Later()
+    publisher = Publisher(way.transport, way.own_gpus, samplers, learner, later, copy)  # type: ignore[arg-type]
+    found: dict[str, list[float]] = {name: [] for name in ("copy", "learner", "samplers", "all")}
+    try:
+        for turn in range(TURNS + 1):
+            size, copied = learner.broadcast("copy")[0]
+            busy, loading = timed(publisher.publish), timed(lambda: later.asked())
+            if turn:  # the first warms up
+                for name, seconds in zip(found, (copied, busy, loading, busy + loading), strict=True):
+                    found[name].append(seconds)
+        if way.transport != "object_store" and samplers.map("kinds", [()]) != [{"Fetched"}]:
+            raise RuntimeError(f"weights did not go by {way.name}")
+    finally:
+        samplers.close()
+        learner.close()
     medians = {name: statistics.median(values) for name, values in found.items()}
-    hashing = timed(lambda: checksum(arrays))[0]
-    rates = {f"{name}_gb_per_s": size / seconds / 1e9 for name, seconds in medians.items()}
-    return {
-        "bytes": size,
-        "seconds": medians | {"checksum": hashing},
-        **rates,
-        "all_to_copy": medians["all"] / medians["copy"],
-    }
+    return {"way": way.name, "bytes": size, "seconds": medians, "all_to_copy": medians["all"] / medians["copy"]}
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+@ray.remote(num_gpus=2, num_cpus=0)
+def link(megabytes: int) -> float:
+    """Bytes/s of a copy between two GPUs."""
+    here = torch.empty(megabytes << 20, dtype=torch.uint8, device="cuda:0")
+    there = torch.empty_like(here, device="cuda:1")
+    seconds = statistics.median(timed(lambda: there.copy_(here)) for _ in range(TURNS))
+    return here.nbytes / seconds
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds until it is done, on a GPU too."""
     start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
+    work()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def row(result: Mapping[str, Any]) -> str:
+    s, size = result["seconds"], result["bytes"]
+    return (
+        f"{size / 1e6:<6.0f} {result['way']:<13} {size / s['all'] / 1e9:8.2f} {result['all_to_copy']:10.1f} | "
+        f"{s['copy']:8.4f} {s['learner']:9.4f} {s['samplers']:9.4f}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--ways", nargs="+", help="of these alone, by name")
+    parser.add_argument("--copy", action="store_true", help="as a learner that goes on while samplers load")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    runtime.start(1.0, False)
+    runtime.start(1.0, torch.cuda.is_available())
+    found: dict[str, Any] = {"machine": describe(["ray", "torch"]), "copy": args.copy, "results": []}
     try:
-        results = [measure(megabytes) for megabytes in args.megabytes]
+        if torch.cuda.device_count() > 1:
+            found["link_bytes_per_s"] = ray.get(link.remote(1024))
+            print(f"link: {found['link_bytes_per_s'] / 1e9:.1f} GB/s")
+        print("MB     way               GB/s  in copies | s: copy   learner  samplers")
+        for megabytes in args.megabytes:
+            for way in ways():
+                if not args.ways or way.name in args.ways:
+                    found["results"].append(measure(way, megabytes, args.copy))
+                    print(row(found["results"][-1]), flush=True)
     finally:
         runtime.stop()
-    print("MB    GB/s of all  in copies | s: a copy  collecting  putting  loading  a checksum")
-    for r in results:
-        s = r["seconds"]
-        print(
-            f"{r['bytes'] / 1e6:<5.0f} {r['all_gb_per_s']:11.2f} {r['all_to_copy']:10.1f} | {s['copy']:9.3f} "
-            f"{s['collect']:11.3f} {s['put']:8.3f} {s['load']:8.3f} {s['checksum']:11.3f}"
-        )
+    if torch.cuda.is_available():
+        found["machine"]["gpu"] = torch.cuda.get_device_name()
     if args.out:
-        args.out.write_text(json.dumps({"machine": describe(["ray", "torch"]), "results": results}, indent=1) + "\n")
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class WeightUpdate:
             differ = sorted(state.keys() ^ self.arrays.keys())
             raise WeightMismatchError(f"weights version {self.version} and the model differ in {differ[:5]}")
         for name, x in state.items():
-            if _as_array(x[:0]).dtype != self.arrays[name].dtype:
+            if plain_array(x[:0]).dtype != self.arrays[name].dtype:
                 raise WeightMismatchError(f"{name}: got {self.arrays[name].dtype} values for a {x.dtype} tensor")
             if tuple(x.shape) != self.arrays[name].shape:
                 raise WeightMismatchError(
@@ -65,11 +65,11 @@ class WeightUpdate:
         with torch.no_grad():
             for name, x in state.items():
                 if x.device.type == "cpu" and x.is_contiguous():
-                    np.copyto(_as_array(x), self.arrays[name])
+                    np.copyto(plain_array(x), self.arrays[name])
                 else:
                     array = torch.tensor(self.arrays[name])  # a copy: arrays from the object store are read-only
                     x.copy_(array.view(torch.bfloat16) if x.dtype == torch.bfloat16 else array)
-        arrived = checksum({name: _as_array(x) for name, x in model.state_dict().items()})
+        arrived = checksum({name: plain_array(x) for name, x in model.state_dict().items()})
         if arrived != self.checksum:
             raise WeightMismatchError(
                 f"weights version {self.version}: checksum {arrived} after loading, {self.checksum} published"
@@ -89,13 +89,13 @@ def checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _as_array(x: Tensor) -> np.ndarray:
-    """The tensor's own memory where it is on the CPU and contiguous, else a copy."""
+def plain_array(x: Tensor) -> np.ndarray:
+    """The tensor's own memory where it is on the CPU and contiguous, else a copy; bf16 as its raw 16-bit pattern."""
     x = x.detach().cpu().contiguous()
     return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 def _to_array(x: Tensor) -> np.ndarray:
     """A copy: the weights go on changing."""
-    array = _as_array(x)
+    array = plain_array(x)
     return array.copy() if x.device.type == "cpu" else array

@@ -18,6 +18,7 @@ from deltarl.rl.objectives.config import ObjectiveConfig
 from deltarl.rl.presets import Algorithm, with_preset
 from deltarl.rl.sampling_config import SamplingConfig
 from deltarl.rl.section import Section
+from deltarl.rl.transport import WeightTransport, choose_transport
 
 Sharding = Literal["none", "fsdp", "fsdp_offload"]
 
@@ -137,6 +138,11 @@ class RolloutConfig(Section):
     max_staleness: NonNegativeInt = 0
     """Versions by which the weights that sample may be behind those that learn, and batches sampled ahead while the
     learner works: 0 is synchronous, 1 one step ahead (docs/ASYNC.md)."""
+    weight_transport: WeightTransport = "auto"
+    """How new weights get from the learner to the workers (docs/FLEET.md): object_store, through the host's memory and
+    Ray, for any run; collective, by a broadcast (NCCL between GPUs that no two of them share, else gloo); ipc, by
+    handle on a GPU that they share. auto: ipc or collective where placement and GPUs are right for it, else
+    object_store."""
     max_tokens: PositiveInt = 64
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -420,6 +426,7 @@ class RunConfig(Section):
                 f"learner.router_replay needs the experts that sampled, and rollout.backend = {rollout.backend!r} does "
                 "not name them; use rollout.backend=native, or router_replay=false"
             )
+        choose_transport(self)
         if samples < parts:
             raise ValueError(
                 f"{samples} samples a step cannot be shared among learner.num_ranks = {learner.num_ranks} times "

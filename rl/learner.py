@@ -19,6 +19,8 @@ from deltarl.model.hf_policy import HFPolicy
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import checkpoint_activations, load_policy, uses_every_parameter
 from deltarl.model.value import PolicyWithValues
+from deltarl.model.weight_ipc import SharedWeights
+from deltarl.model.weight_notice import Notice
 from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample, micro_batches
 from deltarl.rl.checkpoint import Write
@@ -34,7 +36,9 @@ from deltarl.rl.optimizer import lr_schedule, policy_optimizer
 from deltarl.rl.optimizer_io import load_optimizer, optimizer_snapshot
 from deltarl.rl.ranks import communication, on_cpu
 from deltarl.rl.sharding import even, join, load_whole, whole, whole_tensor
+from deltarl.rl.transport import Transport
 from deltarl.rl.update_stats import UpdateStats
+from deltarl.rl.weight_offers import WeightOffers
 
 REFERENCE = "reference"  # its folder in a checkpoint, where it does not stay the model the run started from
 
@@ -70,6 +74,7 @@ class Learner:
         self.skipped = 0  # optimizer steps left out since the policy last took one
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
+        self._offers = WeightOffers()
         model: Any = load_policy(model_path)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_every_parameter(model))
         if config.activation_checkpointing:
@@ -188,6 +193,31 @@ class Learner:
         main = self.accelerator.is_main_process
         state = whole(self._unwrapped().state_dict(), keep=main)
         return WeightUpdate.of_state(state, self.version, self._stored_dtypes) if main else None
+
+    def listen(self, address: str) -> int | None:
+        """Lets samplers meet the main rank at this address for broadcasts of weights; returns its port there."""
+        return self._offers.listen(address) if self.accelerator.is_main_process else None
+
+    def offer_weights(self, transport: Transport, copy: bool, oldest: int) -> Notice | SharedWeights | None:
+        """As `weights`, but what samplers need to fetch them from here; None of a rank that offers none.
+
+        Args:
+            copy: they may fetch them while this learner goes on.
+            oldest: version that may still be fetched.
+        """
+        # Ranks that are not sharded are equal, and each has samplers on its own GPU.
+        keep = self.accelerator.is_main_process or (transport == "ipc" and self.config.sharding == "none")
+        state = whole(self._unwrapped().state_dict(), keep=keep)
+        if not keep:
+            return None
+        if self._stored_dtypes is not None:
+            state = {name: x.to(self._stored_dtypes[name]) for name, x in state.items()}
+        notice = self._offers.offer(self.version, state, copy, oldest)
+        return self._offers.share(notice) if transport == "ipc" else notice
+
+    def offered_weights(self, version: int) -> WeightUpdate:
+        """A version that is offered, of the main rank, for a sampler that cannot fetch it."""
+        return self._offers.update(version)
 
     def save(self, folder: Path, then: Callable[[], Any] | None = None) -> None:
         """Copies model and optimizer state now, and writes them into `folder` while the learner may go on; then calls

@@ -32,10 +32,12 @@ from deltarl.rl.metrics import METRICS_FILE, MetricsWriter, SampleWriter, read_j
 from deltarl.rl.objectives.kl import adapted_beta
 from deltarl.rl.objectives.updates import adapted_updates
 from deltarl.rl.problem_set import MAIN, ProblemSet
+from deltarl.rl.publisher import Publisher
 from deltarl.rl.sanity import sanity_report
 from deltarl.rl.stages import FleetSampler, FleetScorer
 from deltarl.rl.stopwatch import Stopwatch
 from deltarl.rl.timeline import of_step
+from deltarl.rl.transport import choose_transport, own_gpus
 from deltarl.rollout.rng import derive_seed
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,10 @@ class Loop:
         staleness = config.rollout.max_staleness
         in_thread = staleness > 0 and not config.in_process
         self.ahead = Ahead(collector.collect, staleness, config.steps, in_thread)
+        transport, why = choose_transport(config)
+        log.info("weights go to the samplers by %s: %s", transport, why)
+        members = fleets.rollout, fleets.learner, self.ahead
+        self.publisher = Publisher(transport, own_gpus(config), *members, copy=staleness > 0)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
         self.tokens_total, self.restarts_before = 0.0, 0.0
         self.beta, self.updates = config.learner.beta, config.learner.num_minibatches
@@ -199,9 +205,9 @@ class Loop:
         ]
 
     def _publish(self) -> None:
-        """Learner to samplers through the object store, when these have sampled what they were asked for before; every
-        sampler verifies the checksum of what it loaded."""
-        self.ahead.do(self.fleets.rollout.broadcast, "load_weights", self.fleets.learner.first("weights"))
+        """Learner to samplers, when these have sampled what they were asked for before; every sampler verifies the
+        checksum of what it loaded."""
+        self.publisher.publish()
 
     def _evaluate(self, step: int) -> dict[str, float]:
         with self.clock("eval"):

@@ -37,6 +37,7 @@ KIND_OF = {
     "update": "learning",
     "weights": "weights",
     "load_weights": "weights",
+    "receive_weights": "weights",
     "weight_sync": "weights",
     "eval": "evaluation",
     "save": "checkpoint",

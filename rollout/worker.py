@@ -2,9 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
-from deltarl.model.weights import WeightUpdate
+from torch import nn
+
+from deltarl.model.weight_group import Call, Receiver, TransferError
+from deltarl.model.weight_ipc import SharedWeights, load_shared
+from deltarl.model.weight_notice import Notice
+from deltarl.model.weights import WeightMismatchError, WeightUpdate
 from deltarl.rollout.backend import RolloutBackend
 from deltarl.rollout.outputs import RequestOutput
 from deltarl.rollout.params import SamplingParams
@@ -65,6 +71,27 @@ def on_gpu(model: Any) -> Any:
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """Published weights as a backend loads them, in the place of a `WeightUpdate`."""
+
+    offer: Notice | Sequence[SharedWeights]
+    call: Call | None
+    receiver: Receiver
+
+    @property
+    def version(self) -> int:
+        return self.offer.version if isinstance(self.offer, Notice) else self.offer[0].notice.version
+
+    def load_into(self, model: nn.Module) -> None:
+        """Raises TransferError or WeightMismatchError; the model's weights are then unknown."""
+        if isinstance(self.offer, Notice):
+            assert self.call is not None
+            self.receiver.receive(self.offer, self.call, model)
+        else:
+            load_shared(self.offer, model)
+
+
 class RolloutWorker:
     """Samples with the weights it was last given."""
 
@@ -94,6 +121,7 @@ class RolloutWorker:
             max_model_len=max_model_len,
             record_routing=record_routing,
         )
+        self._receiver = Receiver()
 
     def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[RequestOutput]:
         """See `RolloutBackend.generate`."""
@@ -102,6 +130,25 @@ class RolloutWorker:
     def load_weights(self, update: WeightUpdate) -> None:
         """See `RolloutBackend.load_weights`."""
         self._backend.load_weights(update)
+
+    def receive_weights(self, offer: Notice | Sequence[SharedWeights], call: Call | None = None) -> str | None:
+        """Fetches published weights from the learner.
+
+        Args:
+            offer: what to take part in a broadcast for, by `call`; or the weights of the learner's ranks by handle, of
+                which those on this worker's GPU are taken.
+
+        Returns:
+            Why they are not here, if they are not. Then the worker must be given some by `load_weights` before it
+            samples again.
+        """
+        try:
+            self._backend.load_weights(
+                cast(Any, Fetched(offer, call, self._receiver))
+            )  # no use to vLLM, which is refused
+        except (TransferError, WeightMismatchError) as error:
+            return str(error)
+        return None
 
     def pid(self) -> int:
         """Process id, for whoever watches the process."""

@@ -151,17 +151,20 @@ def test_the_run_in_one_process_has_the_same_curve(reference, again):
     assert curve(config) == curve(reference)
 
 
-def test_a_run_that_samples_ahead_has_the_curve_of_one_process_also_when_a_worker_dies(again, monkeypatch):
-    alone, config = again("rollout.max_staleness=1", "in_process=true", "name=alone"), again("rollout.max_staleness=1")
+def test_a_run_that_samples_ahead_has_the_curve_of_one_process_also_when_a_worker_dies(again, monkeypatch, caplog):
+    alone = again("rollout.max_staleness=1", "in_process=true", "name=alone")
+    config = again("rollout.max_staleness=1", "rollout.weight_transport=collective")
     train(alone)
     kill_a_worker(monkeypatch, step=4)
     train(config)
     assert curve(config) == curve(alone)
     assert rows(config)[-1]["worker/restarts"] == 1
+    assert "weights go to the samplers by collective" in caplog.text
+    assert "from now on all weights go through the object store" not in caplog.text
     assert [row["staleness/max"] for row in rows(config)[1:]] == [0, 1, 1, 1, 1, 1]
 
 
-def test_two_learner_ranks_learn_what_one_learns(reference, again):
+def test_two_learner_ranks_learn_what_one_learns(reference, again, caplog):
     # On the two GPUs that Ray is told of here, each rank and a worker beside it fit no other way.
     config = again("learner.num_ranks=2", "steps=2", "learner.num_gpus=0.6", "rollout.num_gpus=0.4")
     train(config)
@@ -169,6 +172,8 @@ def test_two_learner_ranks_learn_what_one_learns(reference, again):
     for name in ("reward/mean", "loss/policy", "entropy", "optim/grad_norm", "mismatch/logprob_abs_mean"):
         assert two[name] == pytest.approx(one[name], abs=1e-5), name
     assert rows(config)[2]["mismatch/logprob_abs_max"] <= 1e-5
+    assert "weights go to the samplers by ipc: learner and samplers share GPUs" in caplog.text
+    assert "they go through the object store" not in caplog.text
 
 
 def scorers(tmp_path: Path, source: str) -> Fleet:

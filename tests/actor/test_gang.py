@@ -29,6 +29,20 @@ class Rank:
         raise ValueError("the gradient is not finite")
 
 
+class OnlyElsewhere:
+    """What nobody can read."""
+
+    def __reduce__(self):
+        return int, ("was brought here",)
+
+
+class Publisher:
+    def weights(self, number: int):
+        if number < 0:
+            raise ValueError("no weights")
+        return OnlyElsewhere() if number else 5
+
+
 class SumOverRanks:
     """Meets the others by the environment alone, as torchrun's children do."""
 
@@ -57,6 +71,16 @@ def test_every_rank_gets_its_share_and_results_come_by_rank(make_gang):
         gang.broadcast("refuse")
     with pytest.raises(ValueError, match="zip"):
         gang.scatter("double", [(1,)])
+
+
+def test_what_the_first_rank_returns_does_not_pass_through_this_process(make_gang):
+    gang = make_gang(Publisher, 2)
+    held = gang.first("weights", 1)
+    with pytest.raises(ray.exceptions.RaySystemError, match="was brought here"):
+        ray.get(held)
+    assert ray.get(gang.later("weights", 0)) == 5
+    with pytest.raises(ValueError, match="no weights"):
+        gang.first("weights", -1)
 
 
 def test_every_rank_sees_the_gpu_it_reserved_and_no_other(make_gang):

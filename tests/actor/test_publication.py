@@ -1,0 +1,202 @@
+"""Weights by broadcast and by handle: every sampler has what was published, whoever dies or damages it on the way.
+
+On CPUs: broadcasts over gloo, handles of shared memory. `test_publication_gpu.py` is the same on GPUs.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import ray
+from ray import cloudpickle
+
+from deltarl.actor.fleet import Fleet
+from deltarl.actor.gang import Gang
+from deltarl.actor.host import WorkerSpec
+from deltarl.rl.ahead import Ahead
+from deltarl.rl.publisher import Publisher
+from deltarl.rollout.worker import RolloutWorker
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def make_model(seed: int):
+    import torch
+
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(300, 500), torch.nn.Linear(500, 2))
+    model[1].to(torch.bfloat16)
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
+class Rank:
+    """Stands for the learner."""
+
+    def __init__(self):
+        from deltarl.rl.weight_offers import WeightOffers
+
+        self.model, self.version, self.offers, self.damaged = make_model(1), 0, WeightOffers(), False
+
+    def update(self) -> None:
+        self.version += 1
+        for p in self.model.parameters():
+            p.data.add_(0.5)
+
+    def damage(self, how: bool) -> None:
+        self.damaged = how
+
+    def listen(self, address: str) -> int:
+        return self.offers.listen(address)
+
+    def offer_weights(self, transport: str, copy: bool, oldest: int):
+        from dataclasses import replace
+
+        notice = self.offers.offer(self.version, self.model.state_dict(), copy, oldest)
+        if self.damaged:
+            notice = replace(notice, checksum="0" * 32)
+        return self.offers.share(notice) if transport == "ipc" else notice
+
+    def offered_weights(self, version: int):
+        return self.offers.update(version)
+
+    def weights(self):
+        from deltarl.model.weights import WeightUpdate
+
+        return WeightUpdate.of(self.model, self.version)
+
+
+class Holder:
+    """Stands for an engine."""
+
+    def __init__(self):
+        self.model, self.version, self.loads, self.bullet = make_model(2), 0, [], ""
+
+    def load_weights(self, update) -> None:
+        self.loads.append(type(update).__name__)
+        if os.path.exists(self.bullet):
+            os.unlink(self.bullet)
+            os.kill(os.getpid(), signal.SIGKILL)
+        update.load_into(self.model)
+        self.version = update.version
+
+
+class Sampler(RolloutWorker):
+    def __init__(self):
+        from deltarl.model.weight_group import Receiver
+
+        self._backend, self._receiver = Holder(), Receiver()
+
+    def aim(self, bullet: str) -> None:
+        self._backend.bullet = bullet
+
+    def held(self):
+        from deltarl.model.weights import WeightUpdate
+
+        holder = self._backend
+        loads, holder.loads = holder.loads, []
+        return holder.version, WeightUpdate.of(holder.model, holder.version).checksum, loads
+
+
+class Run:
+    """A learner and samplers that serve for all tests: starting them takes longer than these."""
+
+    def __init__(self, size: int = 2, learner_gpu: str = "", samplers_gpu: str = ""):
+        def spec(cls: type, gpu: str) -> WorkerSpec:
+            return WorkerSpec(cls, num_cpus=0.05, env={"CUDA_VISIBLE_DEVICES": gpu})
+
+        self.size = size
+        self.learner = Gang("test learner", spec(Rank, learner_gpu), 1)
+        self.samplers = Fleet("test samplers", spec(Sampler, samplers_gpu), size)
+        self.ahead = Ahead(lambda step: None, 0, 0, in_thread=False)
+
+    def publisher(self, transport: str, copy: bool = False, seconds: float = 20.0, own_gpus: bool = False) -> Publisher:
+        return Publisher(transport, own_gpus, self.samplers, self.learner, self.ahead, copy, seconds)
+
+    def close(self) -> None:
+        self.samplers.close()
+        self.learner.close()
+
+    def loaded(self) -> list[list[str]]:
+        """Checks that every sampler holds what the learner has; returns the kinds of what each has loaded since."""
+        expected = ray.get(self.learner.first("weights"))
+        self.samplers.pids()  # all are there
+        held = self.samplers.gather("held", dict.fromkeys(range(self.size), ()))
+        assert [held[i][:2] for i in range(self.size)] == [(expected.version, expected.checksum)] * self.size
+        return [held[i][2] for i in range(self.size)]
+
+
+@pytest.fixture(scope="module")
+def run(ray_address) -> Iterator[Run]:
+    made = Run()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("transport", ["object_store", "collective", "ipc"])
+def test_every_sampler_gets_the_weights_and_nothing_else_each_time(run, transport, caplog):
+    publisher = run.publisher(transport)
+    for _ in range(3):
+        run.learner.broadcast("update")
+        publisher.publish()
+        assert run.loaded() == [["WeightUpdate" if transport == "object_store" else "Fetched"]] * 2
+    assert not [r for r in caplog.records if r.name == "deltarl.rl.publisher"]
+
+
+@pytest.mark.parametrize("transport", ["collective", "ipc"])
+def test_weights_that_arrive_damaged_are_refused_and_taken_through_the_object_store(run, transport, caplog):
+    run.learner.broadcast("update")
+    run.learner.broadcast("damage", True)
+    run.publisher(transport).publish()
+    run.learner.broadcast("damage", False)
+    assert run.loaded() == [["Fetched", "WeightUpdate"]] * 2
+    assert "did not get to 2 of 2 samplers" in caplog.text
+    assert "after loading, 00000000000000000000000000000000 published" in caplog.text
+
+
+@pytest.mark.parametrize("transport", ["collective", "ipc"])
+def test_a_learner_that_goes_on_sends_a_copy(run, transport):
+    publisher, later = run.publisher(transport, copy=True), []
+    run.learner.broadcast("update")
+    ((version, expected),) = [(w.version, w.checksum) for w in run.learner.broadcast("weights")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.ahead, "do", lambda call, *args: later.append(partial(call, *args)))
+        publisher.publish()
+    run.learner.broadcast("update")
+    later.pop()()
+    held = run.samplers.gather("held", dict.fromkeys(range(2), ()))
+    assert [held[i] for i in range(2)] == [(version, expected, ["Fetched"])] * 2
+
+
+@pytest.mark.timeout(120)
+def test_a_sampler_killed_on_the_way_is_replaced_and_the_next_time_takes_part(run, caplog, tmp_path):
+    publisher, bullet = run.publisher("collective", seconds=3.0), tmp_path / "bullet"
+    run.learner.broadcast("update")
+    publisher.publish()  # they have met
+    assert run.loaded() == [["Fetched"]] * 2
+    run.samplers.broadcast("aim", str(bullet))
+    bullet.touch()
+    restarts = run.samplers.restarts
+    run.learner.broadcast("update")
+    publisher.publish()
+    assert run.samplers.restarts == restarts + 1
+    assert "1 of 2 did not come in 3 s" in caplog.text
+    assert sorted(run.loaded()) == [["Fetched", "WeightUpdate"], ["WeightUpdate"]]
+    run.learner.broadcast("update")
+    publisher.publish()
+    assert run.loaded() == [["Fetched"]] * 2
+
+
+def test_a_learner_that_does_not_answer_costs_three_waits_and_then_none(run, caplog):
+    publisher = run.publisher("collective", seconds=0.5)
+    publisher._host = publisher._host[0], 1  # where nobody listens
+    loads = []
+    for _ in range(4):
+        run.learner.broadcast("update")
+        publisher.publish()
+        loads += run.loaded()
+    assert loads == [["Fetched", "WeightUpdate"]] * 6 + [["WeightUpdate"]] * 2
+    assert "the learner does not answer at 127.0.0.1" in caplog.text
+    assert "from now on all weights go through the object store" in caplog.text
