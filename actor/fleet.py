@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ KILLER: Final = object()
 
 
 class Fleet:
-    """`size` actors built from one spec. Not thread-safe.
+    """`size` actors built from one spec. Not thread-safe, but for `hand_over`.
 
     Of a worker that dies, only the item it held is lost, and done by another. Until the cluster has room for its
     replacement, those that are left do the work.
@@ -116,18 +116,24 @@ class Fleet:
 
         Object references among `args` reach the method as the objects they stand for.
         """
-        self._state[method] = args
-        telling = set[Slot]()
-        for slot in self._slots:
-            # One that is being told an older state hears this afterwards; one that starts is told when it has.
+        self._state = {**self._state, method: args}
+        self._tell({method: args})
+
+    def hand_over(self, method: str, *args: Any) -> None:
+        """Begins a broadcast that does not wait for the work under way; `settle` ends it. Any thread may call it.
+
+        `method` must be one of the spec's `beside`, and may be called with the same arguments twice.
+        """
+        # First: a worker that has started by now is told here, one that has not will find it in the state.
+        self._state = {**self._state, method: args}
+        for slot in list(self._slots):
             if slot.doing is not Doing.STARTING:
-                slot.tell({method: args}, self._stuck_after)
-                telling.add(slot)
-        while telling:
-            slot = self._next(f"{len(telling)} to {method}, ")
-            self._started(slot)
-            if slot.doing is not Doing.TOLD_STATE:
-                telling.discard(slot)
+                slot.hand_over(method, *args)
+
+    def settle(self) -> None:
+        """Waits until every worker has what was broadcast or handed over last, and raises what it had to say to it."""
+        if self._state:
+            self._tell(self._state)
 
     def pids(self) -> list[int]:
         """Process ids of the workers, when all have started."""
@@ -163,6 +169,19 @@ class Fleet:
             was = self.name, where.pid, slots[where].label
             log.warning("one of the %s stands still (process %d was stopped); killing it, %s", *was)
             slots[where].end()
+
+    def _tell(self, state: Mapping[str, tuple[Any, ...]]) -> None:
+        telling = set[Slot]()
+        for slot in self._slots:
+            # One that is being told an older state hears this afterwards; one that starts is told when it has.
+            if slot.doing is not Doing.STARTING:
+                slot.tell(state, self._stuck_after)
+                telling.add(slot)
+        while telling:
+            slot = self._next(f"{len(telling)} to {', '.join(state)}, ")
+            self._started(slot)
+            if slot.doing is not Doing.TOLD_STATE:
+                telling.discard(slot)
 
     def _started(self, slot: Slot) -> None:
         """Takes a worker that has been constructed, or told something, a step further."""

@@ -130,6 +130,11 @@ class RolloutConfig(Section):
     max_staleness: NonNegativeInt = 0
     """Versions by which the weights that sample may be behind those that learn, and batches sampled ahead while the
     learner works: 0 is synchronous, 1 one step ahead (docs/ASYNC.md)."""
+    in_flight: Literal["none", "keep", "replay"] = "none"
+    """Samplers ahead of the learner take over new weights in the middle of a batch, between two tokens: keep goes on
+    from the states that older weights computed, replay computes the tokens so far again under the new ones first. Answers
+    are fresher, and the curve depends on who is faster. none: new weights come between batches, the same seed gives the
+    same curve (docs/ASYNC.md)."""
     max_tokens: PositiveInt = 64
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -387,6 +392,8 @@ class RunConfig(Section):
                 f"in_process = true is one process, and learner.num_ranks = {learner.num_ranks} are several: set "
                 "learner.num_ranks=1"
             )
+        if rollout.in_flight != "none":
+            self._weights_reach_samplers_at_work()
         samples = rollout.prompts_per_step * rollout.num_generations
         parts = learner.num_ranks * learner.num_minibatches
         if learner.num_ranks > 1 and 0 < learner.num_gpus <= 0.5:
@@ -448,3 +455,31 @@ class RunConfig(Section):
             if source.problems is not None and source.num_problems < count:
                 raise ValueError(f"data.{section}.num_problems = {source.num_problems}, but {count} are used at once")
         return self
+
+    def _weights_reach_samplers_at_work(self) -> None:
+        rollout = self.rollout
+        for key, value, can, why in (
+            (
+                "rollout.max_staleness",
+                rollout.max_staleness,
+                rollout.max_staleness > 0,
+                "no sampler is at work when new weights come; set max_staleness to 1 or more",
+            ),
+            (
+                "rollout.backend",
+                rollout.backend,
+                rollout.backend == "native",
+                "it takes new weights between batches alone; use backend=native",
+            ),
+            (
+                "in_process",
+                self.in_process,
+                not self.in_process,
+                "one process samples and learns in turns; set in_process=false",
+            ),
+        ):
+            if not can:
+                raise ValueError(
+                    f"rollout.in_flight = {rollout.in_flight!r} does not go with {key} = {value!r}: {why}, or "
+                    "in_flight=none"
+                )

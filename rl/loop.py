@@ -11,6 +11,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
+from deltarl.actor.fleet import Fleet
 from deltarl.actor.host import StateLostError
 from deltarl.reward.batch import TrainerState
 from deltarl.rl.ahead import Ahead
@@ -199,9 +200,15 @@ class Loop:
         ]
 
     def _publish(self) -> None:
-        """Learner to samplers through the object store, when these have sampled what they were asked for before; every
-        sampler verifies the checksum of what it loaded."""
-        self.ahead.do(self.fleets.rollout.broadcast, "load_weights", self.fleets.learner.first("weights"))
+        """Learner to samplers through the object store, when these have sampled what they were asked for before, or
+        (rollout.in_flight) also in the middle of it; every sampler verifies the checksum of what it loaded."""
+        rollout, weights = self.fleets.rollout, self.fleets.learner.first("weights")
+        if self.config.rollout.in_flight == "none":
+            self.ahead.do(rollout.broadcast, "load_weights", weights)
+        else:
+            assert isinstance(rollout, Fleet)  # never in one process
+            rollout.hand_over("load_weights", weights)
+            self.ahead.do(rollout.settle)  # whatever is asked for from now on meets these weights
 
     def _evaluate(self, step: int) -> dict[str, float]:
         with self.clock("eval"):
