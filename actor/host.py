@@ -121,7 +121,10 @@ class WorkerSpec:
         if self.places is not None:
             options["scheduling_strategy"] = self.places.of(self.index)
         cls = with_output_in(self.log_file, self.cls) if self.log_file else self.cls
-        hosted = ray.remote(concurrency_groups={BESIDE: 1})(cls) if self.beside else ray.remote(cls)
+        if self.beside:
+            hosted = ray.remote(concurrency_groups={BESIDE: 1})(cls)  # type: ignore[call-overload]  # Ray has it untyped
+        else:
+            hosted = ray.remote(cls)
         return hosted.options(**options).remote(*self.args, **self.kwargs)
 
 

@@ -131,10 +131,10 @@ class RolloutConfig(Section):
     """Versions by which the weights that sample may be behind those that learn, and batches sampled ahead while the
     learner works: 0 is synchronous, 1 one step ahead (docs/ASYNC.md)."""
     in_flight: Literal["none", "keep", "replay"] = "none"
-    """Samplers ahead of the learner take over new weights in the middle of a batch, between two tokens: keep goes on
-    from the states that older weights computed, replay computes the tokens so far again under the new ones first. Answers
-    are fresher, and the curve depends on who is faster. none: new weights come between batches, the same seed gives the
-    same curve (docs/ASYNC.md)."""
+    """What new weights mean for answers under way, where samplers are ahead of the learner: keep and replay go on with
+    the new weights from the next token, from the states that older ones computed, or from those that the new ones
+    compute of the tokens so far. Tokens are then fresher, and the curve depends on who is faster. none has new weights
+    wait for the end of a batch; the same seed gives the same curve (docs/ASYNC.md)."""
     max_tokens: PositiveInt = 64
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)

@@ -1,8 +1,9 @@
-"""New weights handed to a worker while another thread of it samples: from which token on they count, and what of errors."""
+"""New weights handed to a worker while another thread of it samples: from which token on they count."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_tokens_from_the_next_step_on_are_of_the_new_weights_and_all_carry_the_v
     before = GroupEngine(model).generate(PROMPTS, PARAMS)
     got = meanwhile(worker, lambda: worker.load_weights(WeightUpdate.of(other, 3)))
     split = 0
-    for a, b in zip(sum(got, []), sum(before, []), strict=True):
+    for a, b in zip(chain(*got), chain(*before), strict=True):
         old = a.weight_versions.count(0)
         split += 0 < old < 40
         assert a.weight_versions == [0] * old + [3] * (40 - old)
