@@ -55,7 +55,12 @@ def test_tokens_from_the_next_step_on_are_of_the_new_weights_and_all_carry_the_v
 ):
     model, other, worker = policy(), policy(seed=1), make(in_flight)
     before = GroupEngine(model).generate(PROMPTS, PARAMS)
-    got = meanwhile(worker, lambda: worker.load_weights(WeightUpdate.of(other, 3)))
+
+    def hand_over() -> None:
+        worker.load_weights(WeightUpdate.of(other, 3))
+        assert worker._engine.weight_version == 0, "the thread that samples is to load them"
+
+    got = meanwhile(worker, hand_over)
     split = 0
     for a, b in zip(chain(*got), chain(*before), strict=True):
         old = a.weight_versions.count(0)
