@@ -52,8 +52,8 @@ class Loop:
     `rollout.max_staleness` is how many batches the samplers may be ahead of the learner: none in a synchronous run.
     Nothing random is kept between steps: problems, seeds and shuffles are functions of (config.seed, step), and so is
     the version of the weights that samples, unless `rollout.in_flight` has it change on the way. Model, optimizer, a
-    few numbers, the success rates of problems and the batches sampled ahead are therefore all a checkpoint needs for the
-    resumed run to be the run that never stopped.
+    few numbers, the success rates of problems and the batches sampled ahead are therefore all a checkpoint needs for
+    the resumed run to be the run that never stopped.
     """
 
     def __init__(
