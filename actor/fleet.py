@@ -23,7 +23,7 @@ KILLER: Final = object()
 
 
 class Fleet:
-    """`size` actors built from one spec. Not thread-safe.
+    """`size` actors built from one spec. Not thread-safe, but for `hand_over`.
 
     Of a worker that dies, only the item it held is lost, and done by another. Until the cluster has room for its
     replacement, those that are left do the work.
@@ -117,18 +117,24 @@ class Fleet:
 
         Object references among `args` reach the method as the objects they stand for.
         """
-        self._state[method] = lambda: args
-        telling = set[Slot]()
-        for slot in self._slots:
-            # One that is being told an older state hears this afterwards; one that starts is told when it has.
+        self._state = {**self._state, method: lambda: args}
+        self._tell({method: args})
+
+    def hand_over(self, method: str, *args: Any) -> None:
+        """Begins a broadcast that does not wait for the work under way; `settle` ends it. Any thread may call it.
+
+        `method` must be one of the spec's `beside`, and may be called with the same arguments twice.
+        """
+        # First: a worker that has started by now is told here, one that has not will find it in the state.
+        self._state = {**self._state, method: lambda: args}
+        for slot in list(self._slots):
             if slot.doing is not Doing.STARTING:
-                slot.tell({method: args}, self._stuck_after)
-                telling.add(slot)
-        while telling:
-            slot = self._next(f"{len(telling)} to {method}, ")
-            self._started(slot)
-            if slot.doing is not Doing.TOLD_STATE:
-                telling.discard(slot)
+                slot.hand_over(method, *args)
+
+    def settle(self) -> None:
+        """Waits until every worker has what was broadcast or handed over last, and raises what it had to say to it."""
+        if self._state:
+            self._tell(self._arguments())
 
     def remember(self, method: str, args: Callable[[], tuple[Any, ...]]) -> None:
         """Has every worker that starts from now on, or has not done anything yet, told `worker.method(*args())`; as
@@ -214,6 +220,22 @@ class Fleet:
             log.warning("one of the %s stands still (process %d was stopped); killing it, %s", *was)
             slots[where].end()
 
+    def _arguments(self) -> dict[str, tuple[Any, ...]]:
+        return {method: args() for method, args in self._state.items()}
+
+    def _tell(self, state: Mapping[str, tuple[Any, ...]]) -> None:
+        telling = set[Slot]()
+        for slot in self._slots:
+            # One that is being told an older state hears this afterwards; one that starts is told when it has.
+            if slot.doing is not Doing.STARTING:
+                slot.tell(state, self._stuck_after)
+                telling.add(slot)
+        while telling:
+            slot = self._next(f"{len(telling)} to {', '.join(state)}, ")
+            self._started(slot)
+            if slot.doing is not Doing.TOLD_STATE:
+                telling.discard(slot)
+
     def _started(self, slot: Slot) -> None:
         """Takes a worker that has been constructed, or told something, a step further."""
         was = slot.doing
@@ -225,7 +247,7 @@ class Fleet:
             raise StateLostError(f"what the {self.name} are to be told is gone with the node that had it") from error
         else:
             if was is Doing.STARTING and self._state:
-                slot.tell({method: args() for method, args in self._state.items()}, self._stuck_after)
+                slot.tell(self._arguments(), self._stuck_after)
 
     def _replace(self, slot: Slot, error: Exception) -> None:
         """Starts another worker; it may die on the way like any other."""

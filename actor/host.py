@@ -19,7 +19,7 @@ from deltarl.actor.output import with_output_in
 log = logging.getLogger(__name__)
 
 PATIENCE = 30.0  # seconds without news before a line says what is being waited for
-
+BESIDE = "beside"  # Ray's name for the thread of `WorkerSpec.beside`
 
 DIED = (RayActorError, OutOfMemoryError)
 """What Ray raises for a worker whose process ended: by itself, with its node, or by Ray's own memory monitor."""
@@ -59,6 +59,8 @@ class WorkerSpec:
         env: further environment variables of the process.
         places: where the workers go; without, wherever Ray finds room.
         fleet, index: which worker it is, for whoever watches and for its log file.
+        beside: methods that the worker does, one after the other, in a thread beside that of all others, and so also
+            while one of these is under way. Then none runs on the main thread of the process.
         logs: folder of log files; without it, output stays where Ray has it.
         watch: is told of the worker's calls.
     """
@@ -73,6 +75,7 @@ class WorkerSpec:
     places: Places | None = None
     fleet: str = "worker"
     index: int = 0
+    beside: Sequence[str] = ()
     logs: Path | None = None
     watch: Watch | None = field(default=None, compare=False)
 
@@ -89,7 +92,7 @@ class WorkerSpec:
 
     def call(self, worker: Any, method: str, *args: Any) -> ray.ObjectRef:
         """Starts `worker.method(*args)` of an actor that this spec has spawned. Its constructor counts as `start`."""
-        ref: ray.ObjectRef = getattr(worker, method).remote(*args)
+        ref = self.submit(worker, method, *args)
         self._begun(ref, "start" if method in ("__ray_ready__", "__ray_call__") else method)
         return ref
 
@@ -104,6 +107,14 @@ class WorkerSpec:
     def _begun(self, ref: ray.ObjectRef, phase: str) -> None:
         asked = {"CPU": self.num_cpus, "GPU": self.num_gpus}
         begun(ref, self.watch, self.fleet, self.index, phase, asked)
+
+    def submit(self, worker: Any, method: str, *args: Any) -> ray.ObjectRef:
+        """As `call`, of which nobody is told."""
+        asked = getattr(worker, method)
+        if method in self.beside:
+            asked = asked.options(concurrency_group=BESIDE)
+        ref: ray.ObjectRef = asked.remote(*args)
+        return ref
 
     def spawn(self) -> Any:
         """Starts the actor; returns before its constructor has run."""
@@ -120,7 +131,11 @@ class WorkerSpec:
         if self.places is not None:
             options["scheduling_strategy"] = self.places.of(self.index)
         cls = with_output_in(self.log_file, self.cls) if self.log_file else self.cls
-        return ray.remote(cls).options(**options).remote(*self.args, **self.kwargs)
+        if self.beside:
+            hosted = ray.remote(concurrency_groups={BESIDE: 1})(cls)  # type: ignore[call-overload]  # Ray has it untyped
+        else:
+            hosted = ray.remote(cls)
+        return hosted.options(**options).remote(*self.args, **self.kwargs)
 
 
 def _apart(hosted: Any, method: str, *args: Any) -> tuple[None, Any]:

@@ -3,8 +3,8 @@
     python benchmarks/async_vs_sync.py --out benchmarks/results/async_vs_sync.json
 
 All runs start from one warm-started model and run under Ray, one after the other; rounds go through all of them, so
-that what else the machine does meets each. The curves of the rounds are the same: only times differ. Runs are in
---folder, which is to be empty.
+that what else the machine does meets each. The curves of the rounds are the same, but for those with --in-flight other
+than none: only times differ. Runs are in --folder, which is to be empty.
 """
 
 import argparse
@@ -14,10 +14,9 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from machine import describe
 
@@ -28,9 +27,17 @@ RECIPE = "configs/quickstart.yaml"
 Rows = list[dict[str, Any]]
 
 
+class Mode(NamedTuple):
+    """`rollout.max_staleness` and `rollout.in_flight` of a run."""
+
+    max_staleness: int
+    in_flight: str
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 2], help="values of rollout.max_staleness")
+    parser.add_argument("--in-flight", nargs="+", default=["none"], help="values of rollout.in_flight, if ahead")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.4, 0.6, 0.8], help="held-out pass@1")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "async_vs_sync")
@@ -38,17 +45,19 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, e.g. learner.num_ranks=1")
     args = parser.parse_intermixed_args()
     run("rl/run_sft.py", "start", args.folder, args.overrides)
-    runs: dict[int, list[Rows]] = {staleness: [] for staleness in args.staleness}
+    modes = [Mode(n, in_flight) for n in args.staleness for in_flight in (args.in_flight if n else ["none"])]
+    runs: dict[Mode, list[Rows]] = {mode: [] for mode in modes}
     for number in range(args.rounds):
-        for staleness in args.staleness:
-            name = f"ahead_{staleness}_{number}"
+        for mode in modes:
+            name = f"ahead_{mode.max_staleness}_{mode.in_flight}_{number}"
             shutil.copytree(args.folder / "start" / "initial", args.folder / name / "initial", symlinks=True)
-            run("rl/run_grpo.py", name, args.folder, [f"rollout.max_staleness={staleness}", *args.overrides])
-            runs[staleness].append(read_jsonl(args.folder / name / "metrics.jsonl"))
+            options = [f"rollout.{key}={value}" for key, value in mode._asdict().items()]
+            run("rl/run_grpo.py", name, args.folder, [*options, *args.overrides])
+            runs[mode].append(read_jsonl(args.folder / name / "metrics.jsonl"))
     for line in table(runs, args.thresholds):
         print(line)
     if args.out:
-        found = [{"max_staleness": k, "rounds": rounds} for k, rounds in runs.items()]
+        found = [mode._asdict() | {"rounds": rounds} for mode, rounds in runs.items()]
         args.out.write_text(
             json.dumps(describe(["torch", "ray"]) | {"overrides": args.overrides, "runs": found}) + "\n"
         )
@@ -64,22 +73,26 @@ def run(script: str, name: str, folder: Path, overrides: Sequence[str]) -> None:
         raise RuntimeError(done.stderr[-2000:])
 
 
-def table(runs: dict[int, list[Rows]], thresholds: Sequence[float]) -> Iterator[str]:
-    """A line for each staleness: means over rounds; seconds since the first step began."""
+def table(runs: dict[Mode, list[Rows]], thresholds: Sequence[float]) -> Iterator[str]:
+    """A line for each mode: means over rounds; seconds since the first step began."""
     reached = " | ".join(f"s to {t:g}" for t in thresholds)
-    yield f"| max_staleness | {reached} | s a step | learner waits | samplers wait | tokens by age | last pass@1 |"
-    yield "|---" * (len(thresholds) + 6) + "|"
-    for staleness, rounds in runs.items():
+    yield (
+        f"| max_staleness | in_flight | {reached} | s a step | learner waits | samplers wait | age of a token: mean, "
+        "oldest | answers of several versions | last pass@1 |"
+    )
+    yield "|---" * (len(thresholds) + 8) + "|"
+    for mode, rounds in runs.items():
         seconds = [_mean(_seconds_to(rows, t) for rows in rounds) for t in thresholds]
         step = statistics.mean(row["time/step"] for rows in rounds for row in rows[1:])
         learner, samplers = (_share(rounds, f"time/wait_{who}") for who in ("rollout", "learner"))
-        ages = Counter[int]()
-        for row in rounds[0][1:]:
-            ages[round(row["staleness/max"])] += row["tokens/completion"]
-        shares = ", ".join(f"{age}: {n / ages.total():.0%}" for age, n in sorted(ages.items()))
+        rows = [row for rows in rounds for row in rows[1:]]
+        age = statistics.mean(row["staleness/mean"] for row in rows)
+        oldest = max(row["staleness/max"] for row in rows)
+        mixed = statistics.mean(row["staleness/mixed_frac"] for row in rows)
+        score = statistics.mean(rows[-1]["eval/pass@1"] for rows in rounds)
         yield (
-            f"| {staleness} | {' | '.join(seconds)} | {step:.2f} | {learner:.0%} | {samplers:.0%} | {shares} "
-            f"| {rounds[0][-1]['eval/pass@1']:.3f} |"
+            f"| {mode.max_staleness} | {mode.in_flight} | {' | '.join(seconds)} | {step:.2f} | {learner:.0%} "
+            f"| {samplers:.0%} | {age:.2f}, {oldest:g} | {mixed:.0%} | {score:.3f} |"
         )
 
 

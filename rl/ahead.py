@@ -19,7 +19,8 @@ class Ahead:
     """Has the batch of step s sampled by version max(0, s - 1 - max_staleness) of the weights, whoever is faster.
 
     The learner makes version s of batch s, whose tokens are therefore min(s - 1, max_staleness) versions old. In the
-    meantime batches up to s + max_staleness are sampled, and no further ones: their weights do not exist yet.
+    meantime batches up to s + max_staleness are sampled, and no further ones: their weights do not exist yet. With
+    `rollout.in_flight` a batch begins with that version or a newer one, and may end with a newer one still.
 
     All that the samplers and the scorers do is done in the order in which it is asked for: batches, new weights and
     evaluations, each of which thus meets the weights it should.

@@ -138,11 +138,16 @@ class RolloutConfig(Section):
     max_staleness: NonNegativeInt = 0
     """Versions by which the weights that sample may be behind those that learn, and batches sampled ahead while the
     learner works: 0 is synchronous, 1 one step ahead (docs/ASYNC.md)."""
-    weight_transport: WeightTransport = "auto"
+    in_flight: Literal["none", "keep", "replay"] = "none"
+    """What new weights mean for answers under way, where samplers are ahead of the learner: keep and replay go on with
+    the new weights from the next token, from the states that older ones computed, or from those that the new ones
+    compute of the tokens so far. Tokens are then fresher, and the curve depends on who is faster. none has new weights
+    wait for the end of a batch; the same seed gives the same curve (docs/ASYNC.md)."""
+    weight_transport: WeightTransport = "object_store"
     """How new weights get from the learner to the workers (docs/FLEET.md): object_store, through the host's memory and
     Ray, for any run; collective, by a broadcast (NCCL between GPUs that no two of them share, else gloo); ipc, by
-    handle on a GPU that they share. auto: ipc or collective where placement and GPUs are right for it, else
-    object_store."""
+    handle on a GPU that they share; auto, whichever placement and GPUs are right for. Not run on GPUs yet: NCCL and
+    ipc."""
     max_tokens: PositiveInt = 64
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -400,6 +405,8 @@ class RunConfig(Section):
                 f"in_process = true is one process, and learner.num_ranks = {learner.num_ranks} are several: set "
                 "learner.num_ranks=1"
             )
+        if rollout.in_flight != "none":
+            self._weights_reach_samplers_at_work()
         samples = rollout.prompts_per_step * rollout.num_generations
         parts = learner.num_ranks * learner.num_minibatches
         if learner.num_ranks > 1 and 0 < learner.num_gpus <= 0.5:
@@ -462,3 +469,31 @@ class RunConfig(Section):
             if source.problems is not None and source.num_problems < count:
                 raise ValueError(f"data.{section}.num_problems = {source.num_problems}, but {count} are used at once")
         return self
+
+    def _weights_reach_samplers_at_work(self) -> None:
+        rollout = self.rollout
+        for key, value, can, why in (
+            (
+                "rollout.max_staleness",
+                rollout.max_staleness,
+                rollout.max_staleness > 0,
+                "no sampler is at work when new weights come; set max_staleness to 1 or more",
+            ),
+            (
+                "rollout.backend",
+                rollout.backend,
+                rollout.backend == "native",
+                "it takes new weights between batches alone; use backend=native",
+            ),
+            (
+                "in_process",
+                self.in_process,
+                not self.in_process,
+                "one process samples and learns in turns; set in_process=false",
+            ),
+        ):
+            if not can:
+                raise ValueError(
+                    f"rollout.in_flight = {rollout.in_flight!r} does not go with {key} = {value!r}: {why}, or "
+                    "in_flight=none"
+                )

@@ -19,6 +19,7 @@ from deltarl.rl.run_dir import log_folder
 from deltarl.rl.sft_progress import SFTProgress
 from deltarl.rl.timeline import Timeline
 from deltarl.rl.warm_start import WarmStart
+from deltarl.rollout.in_flight import InFlightWorker
 from deltarl.rollout.worker import RolloutWorker
 
 
@@ -38,22 +39,7 @@ class Fleets:
             seen["logs"] = log_folder(config.run_dir)
         path = str(model_path.resolve())
         rollout, learner = config.rollout, config.learner
-        sampler = WorkerSpec(
-            RolloutWorker,
-            (path,),
-            {
-                "max_num_seqs": rollout.max_num_seqs,
-                "backend": rollout.backend,
-                "batch_invariant": learner.batch_invariant,
-                "record_routing": learner.router_replay,
-            },
-            num_cpus=rollout.num_cpus,
-            num_gpus=rollout.num_gpus,
-            num_threads=rollout.num_threads,
-            places=places.get("rollout"),
-            fleet="rollout",
-            **seen,
-        )
+        sampler = _sampler(config, path, places=places.get("rollout"), **seen)
         scorer = WorkerSpec(
             Scorer,
             kwargs=scorer_arguments(config),
@@ -137,6 +123,32 @@ def warm_start(
         ranks.results(calls)
     finally:
         ranks.close()
+
+
+def _sampler(config: RunConfig, model_path: str, **options: Any) -> WorkerSpec:
+    """Of the rollout workers; `options` are those of `WorkerSpec` that do not depend on what is hosted."""
+    rollout, learner = config.rollout, config.learner
+    engine: dict[str, Any] = {
+        "max_num_seqs": rollout.max_num_seqs,
+        "backend": rollout.backend,
+        "batch_invariant": learner.batch_invariant,
+        "record_routing": learner.router_replay,
+    }
+    cls: type[RolloutWorker] = RolloutWorker
+    if rollout.in_flight != "none":
+        cls = InFlightWorker
+        engine["in_flight"] = rollout.in_flight
+        options["beside"] = ("load_weights",)
+    return WorkerSpec(
+        cls,
+        (model_path,),
+        engine,
+        num_cpus=rollout.num_cpus,
+        num_gpus=rollout.num_gpus,
+        num_threads=rollout.num_threads,
+        fleet="rollout",
+        **options,
+    )
 
 
 def scorer_arguments(config: RunConfig) -> dict[str, Any]:

@@ -52,8 +52,9 @@ class Loop:
 
     `rollout.max_staleness` is how many batches the samplers may be ahead of the learner: none in a synchronous run.
     Nothing random is kept between steps: problems, seeds and shuffles are functions of (config.seed, step), and so is
-    the version of the weights that samples. Model, optimizer, a few numbers, the success rates of problems and the
-    batches sampled ahead are therefore all a checkpoint needs for the resumed run to be the run that never stopped.
+    the version of the weights that samples, unless `rollout.in_flight` has it change on the way. Model, optimizer, a
+    few numbers, the success rates of problems and the batches sampled ahead are therefore all a checkpoint needs for
+    the resumed run to be the run that never stopped.
     """
 
     def __init__(
@@ -80,7 +81,8 @@ class Loop:
         transport, why = choose_transport(config)
         log.info("weights go to the samplers by %s: %s", transport, why)
         members = fleets.rollout, fleets.learner, self.ahead
-        self.publisher = Publisher(transport, own_gpus(config), *members, copy=staleness > 0)
+        in_flight = config.rollout.in_flight != "none"
+        self.publisher = Publisher(transport, own_gpus(config), *members, copy=staleness > 0, in_flight=in_flight)
         self.store = CheckpointStore(run_dir, config.checkpoint.keep, config.checkpoint.keep_best)
         self.tokens_total, self.restarts_before = 0.0, 0.0
         self.beta, self.updates = config.learner.beta, config.learner.num_minibatches
@@ -205,8 +207,8 @@ class Loop:
         ]
 
     def _publish(self) -> None:
-        """Learner to samplers, when these have sampled what they were asked for before; every sampler verifies the
-        checksum of what it loaded."""
+        """Learner to samplers, when these have sampled what they were asked for before, or (rollout.in_flight) in the
+        middle of it; every sampler verifies the checksum of what it loaded."""
         self.publisher.publish()
 
     def _evaluate(self, step: int) -> dict[str, float]:

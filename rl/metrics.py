@@ -136,6 +136,9 @@ METRICS: dict[str, MetricDoc] = {
         "Staleness",
     ),
     "staleness/max": MetricDoc("The same of the oldest token", "versions", "Staleness"),
+    "staleness/mixed_frac": MetricDoc(
+        "Completions during which the weights changed (rollout.in_flight)", "fraction", "Staleness"
+    ),
     "idle/rollout": MetricDoc(
         "Time since the row before in which a rollout worker had no call, mean over them (rl/timeline.py)",
         "fraction",

@@ -25,7 +25,7 @@ FAILURES = 3  # in a row, after which all weights go through the object store
 
 
 class Publisher:
-    """Has samplers load each version after they have sampled what they were asked for before."""
+    """Has samplers load each version after they have sampled what they were asked for, or in the middle of it."""
 
     def __init__(
         self,
@@ -35,16 +35,18 @@ class Publisher:
         learner: Gang | InProcess,
         ahead: Ahead,
         copy: bool,
+        in_flight: bool = False,
         seconds: float = SECONDS,
     ):
         """
         Args:
             own_gpus: no two of the processes have the same GPU, so that a broadcast may use NCCL.
             copy: the learner goes on while samplers load: they load from a copy.
+            in_flight: samplers take weights over in the middle of their work; through the object store alone.
         """
         self._transport, self._own_gpus = transport, own_gpus
         self._rollout, self._learner, self._ahead = rollout, learner, ahead
-        self._copy, self._seconds = copy, seconds
+        self._copy, self._in_flight, self._seconds = copy, in_flight, seconds
         self._delivered = -1  # the newest version that the samplers have
         self._members: Mapping[int, Any] = {}  # of the group
         self._group = ""
@@ -62,8 +64,14 @@ class Publisher:
             by_rank = self._learner.broadcast("offer_weights", self._transport, self._copy, self._delivered)
             offers = [offer for offer in by_rank if offer is not None]
             self._ahead.do(self._deliver, offers)
+            return
+        weights = self._learner.first("weights")
+        if self._in_flight:
+            assert isinstance(self._rollout, Fleet)  # never in one process
+            self._rollout.hand_over("load_weights", weights)
+            self._ahead.do(self._rollout.settle)  # whatever is asked for from now on meets these weights
         else:
-            self._ahead.do(self._rollout.broadcast, "load_weights", self._learner.first("weights"))
+            self._ahead.do(self._rollout.broadcast, "load_weights", weights)
 
     def _deliver(self, offers: list[Any]) -> None:
         rollout, learner = self._rollout, self._learner

@@ -1,7 +1,7 @@
 """The sampler: requests in, answers out, decoding from the recurrent state in a continuously filled batch."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -158,9 +158,15 @@ class Engine:
         self._queue(request)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams],
+        before_step: Callable[[], None] | None = None,
     ) -> list[RequestOutput]:
         """Samples `params.n` answers to each prompt of token ids; results are in the order of the prompts.
+
+        Args:
+            before_step: called before each `step`; may load weights. What it raises ends the call.
 
         Raises:
             ValueError: see `add_request`; then none of the prompts is sampled.
@@ -178,6 +184,8 @@ class Engine:
                 self.add_request(request_id, prompt, p)
             outputs = {}
             while self.has_unfinished_requests():
+                if before_step is not None:
+                    before_step()
                 for output in self.step():
                     outputs[output.request_id] = output
                     self._raise_if_broken(output)

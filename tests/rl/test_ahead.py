@@ -174,6 +174,18 @@ def test_tokens_that_are_older_than_they_may_be_are_refused():
         ahead.take(3)
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_one_such_token_is_enough_whichever_it_is(place):
+    fine = batch(2, seed=1)
+    answer = fine.episodes.groups[1].outputs[0]
+    assert len(answer.weight_versions) > 1
+    ahead = Ahead(lambda step: fine, 1, last_step=9, in_thread=False)
+    ahead.take(1), ahead.take(2), ahead.take(3)
+    answer.weight_versions[place] = 1
+    with pytest.raises(RuntimeError, match="step 4 would learn from tokens of weights version 1"):
+        ahead.take(4)
+
+
 def test_what_is_kept_ends_where_sampling_failed_and_the_rest_is_sampled_anew(tmp_path):
     def collect(step: int) -> Collected:
         if step == 4:

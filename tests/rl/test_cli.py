@@ -97,6 +97,24 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(recipe, override, told):
     assert told in refusal(recipe, override)
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("rollout.max_staleness=0", "'keep' does not go with rollout.max_staleness = 0: no sampler is at work"),
+        (
+            "rollout.backend=vllm",
+            "'keep' does not go with rollout.backend = 'vllm': it takes new weights between batches",
+        ),
+        ("in_process=true", "'keep' does not go with in_process = True: one process samples and learns in turns"),
+        ("rollout.in_flight=drop", "rollout.in_flight"),
+    ],
+)
+def test_weights_in_flight_are_refused_where_they_cannot_come(recipe, override, told):
+    fine = ["rollout.in_flight=keep", "rollout.max_staleness=1"]
+    assert load_config(recipe, fine).rollout.in_flight == "keep"
+    assert told in refusal(recipe, *fine, override)
+
+
 def test_a_critic_that_warms_up_the_whole_run_is_refused(recipe):
     told = refusal(recipe, "algorithm=ppo", "steps=2", "learner.critic.warmup_updates=2")
     assert "learner.critic.warmup_updates = 2 of steps = 2" in told

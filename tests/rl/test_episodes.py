@@ -11,7 +11,7 @@ from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import Verdict, VerdictKind
 from deltarl.rl.data import EncodedPrompt, Example
-from deltarl.rl.episode_stats import sample_rows, train_metrics
+from deltarl.rl.episode_stats import sample_rows, staleness_metrics, train_metrics
 from deltarl.rl.episodes import Episodes, score
 from deltarl.rl.metrics import SampleRow, metric_doc
 from deltarl.rollout.outputs import CompletionOutput, RequestOutput
@@ -98,6 +98,19 @@ def test_train_metrics(episodes):
     assert metrics == pytest.approx(expected)
     for name in metrics:
         metric_doc(name)
+
+
+def test_staleness_is_of_tokens_and_answers_of_several_versions_are_counted(episodes):
+    assert staleness_metrics(episodes, 4) == {"staleness/mean": 0, "staleness/max": 0, "staleness/mixed_frac": 0}
+    first = episodes.groups[1].outputs[1]
+    mixed = replace(first, weight_versions=[2, 3, 3, 4])  # of 21 tokens in all
+    groups = [episodes.groups[0], group(answer("ccc"), mixed), episodes.groups[2]]
+    found = staleness_metrics(replace(episodes, groups=groups), 4)
+    assert found == {
+        "staleness/mean": pytest.approx(4 / 21),
+        "staleness/max": 2,
+        "staleness/mixed_frac": pytest.approx(1 / 6),
+    }
 
 
 def test_a_mean_over_nothing_is_nan_and_without_a_verifier_a_positive_score_is_right(episodes):

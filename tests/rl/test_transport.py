@@ -5,6 +5,7 @@ import pytest
 from deltarl.rl.cli import ConfigError
 from deltarl.rl.transport import choose_transport, own_gpus
 
+AUTO = "rollout.weight_transport=auto"
 SHARED = ("learner.num_gpus=0.5", "rollout.num_gpus=0.25")
 SHARDED = ("learner.num_ranks=2", "learner.sharding=fsdp")
 OWN = ("learner.num_gpus=1", "rollout.num_gpus=1", "placement=disaggregated")
@@ -13,15 +14,17 @@ OWN = ("learner.num_gpus=1", "rollout.num_gpus=1", "placement=disaggregated")
 @pytest.mark.parametrize(
     ("overrides", "chosen"),
     [
-        ((), "object_store"),
-        (("learner.num_gpus=1",), "object_store"),
-        (SHARED, "ipc"),
-        ((*SHARED, "in_process=true"), "object_store"),
-        ((*SHARED, "learner.num_gpus=0.6", *SHARDED), "object_store"),
-        (OWN, "collective"),
-        ((*OWN, *SHARDED), "collective"),
-        ((*OWN, "rollout.num_gpus=0.5"), "object_store"),
-        ((*OWN, "rollout.backend=vllm"), "object_store"),
+        (SHARED, "object_store"),
+        ((AUTO,), "object_store"),
+        ((AUTO, "learner.num_gpus=1"), "object_store"),
+        ((AUTO, *SHARED), "ipc"),
+        ((AUTO, *SHARED, "rollout.max_staleness=1", "rollout.in_flight=keep"), "object_store"),
+        ((AUTO, *SHARED, "in_process=true"), "object_store"),
+        ((AUTO, *SHARED, "learner.num_gpus=0.6", *SHARDED), "object_store"),
+        ((AUTO, *OWN), "collective"),
+        ((AUTO, *OWN, *SHARDED), "collective"),
+        ((AUTO, *OWN, "rollout.num_gpus=0.5"), "object_store"),
+        ((AUTO, *OWN, "rollout.backend=vllm"), "object_store"),
         (("rollout.weight_transport=collective",), "collective"),
         ((*OWN, "rollout.weight_transport=object_store"), "object_store"),
         ((*SHARED, "rollout.weight_transport=ipc"), "ipc"),
@@ -44,6 +47,10 @@ def test_the_way_follows_from_the_layout(tiny, overrides, chosen):
         ),
         (("in_process=true", "rollout.weight_transport=collective"), "in_process = true is one: leave it out"),
         (("rollout.backend=vllm", "rollout.weight_transport=collective"), "vLLM is given weights from the memory"),
+        (
+            ("rollout.weight_transport=collective", "rollout.max_staleness=1", "rollout.in_flight=keep"),
+            "does not go with rollout.in_flight = 'keep'",
+        ),
         (("rollout.weight_transport=nccl",), "'auto', 'object_store', 'collective' or 'ipc'"),
     ],
 )
