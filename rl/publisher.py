@@ -35,8 +35,9 @@ class Publisher:
         learner: Gang | InProcess,
         ahead: Ahead,
         copy: bool,
-        in_flight: bool = False,
         seconds: float = SECONDS,
+        *,
+        in_flight: bool = False,
     ):
         """
         Args:

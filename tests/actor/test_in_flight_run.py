@@ -81,6 +81,7 @@ def kill_before(monkeypatch: pytest.MonkeyPatch, step: int, fleet: str) -> None:
     monkeypatch.setattr(Collector, "collect", collect_under_fire)
 
 
+@pytest.mark.slow
 def test_answers_of_several_versions_are_learned_from_and_none_is_older_than_allowed(config, monkeypatch):
     kill_before(monkeypatch, step=4, fleet="rollout")
     train(config)

@@ -189,8 +189,9 @@ def test_a_sampler_killed_on_the_way_is_replaced_and_the_next_time_takes_part(ru
     assert run.loaded() == [["Fetched"]] * 2
 
 
+@pytest.mark.slow
 def test_a_learner_that_does_not_answer_costs_three_waits_and_then_none(run, caplog):
-    publisher = run.publisher("collective", seconds=0.5)
+    publisher = run.publisher("collective", seconds=2.0)
     publisher._host = publisher._host[0], 1  # where nobody listens
     loads = []
     for _ in range(4):
