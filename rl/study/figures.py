@@ -53,7 +53,8 @@ def _accuracy(curves: Mapping[str, Sequence[RunCurves]]) -> Figure:
         place.set_xlabel(AXES[axis])
     for place in axes[:, 0]:
         place.set_ylabel("held-out accuracy")
-    axes[0, 0].legend(loc="lower right")
+    axes[0, 0].set_ylim(0, 1)  # bands by Student's t may go beyond
+    _legend(figure, axes[0, 0])
     return figure
 
 
@@ -69,8 +70,14 @@ def _dynamics(curves: Mapping[str, Sequence[RunCurves]]) -> Figure:
         _draw(place, curves, "step", metric)
         place.set_xlabel("step")
         place.set_ylabel(label)
-    axes[0, 0].legend(loc="lower right")
+    _legend(figure, axes[0, 0])
     return figure
+
+
+def _legend(figure: Figure, place: Axes) -> None:
+    """Above all axes, where it hides no curve."""
+    handles, names = place.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
 
 
 def _draw(place: Axes, curves: Mapping[str, Sequence[RunCurves]], axis: str, metric: str) -> None:
