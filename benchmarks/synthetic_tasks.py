@@ -54,13 +54,11 @@ def run_all(trials: Sequence[Trial], arms: dict[str, ModelConfig], folder: Path,
     if num_jobs == 1:
         return [run(trial, arms[trial.arm], folder) for trial in trials]
     spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    with ProcessPoolExecutor(num_jobs, spawn, torch.set_num_threads, (1,)) as pool:
-        pending = [pool.submit(run, trial, arms[trial.arm], folder) for trial in trials]
-        try:
-            return [one.result() for one in pending]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(num_jobs, spawn, torch.set_num_threads, (1,))
+    try:
+        return [one.result() for one in [pool.submit(run, trial, arms[trial.arm], folder) for trial in trials]]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def summary(results: list[dict[str, Any]]) -> pd.DataFrame:

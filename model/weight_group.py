@@ -6,13 +6,14 @@ not a collective operation that waits for ever. What is beyond that has a time l
 """
 
 import json
+import logging
 import os
 import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -21,13 +22,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed, nn
 
-from deltarl.model.weight_notice import Notice, flat_bytes
+from deltarl.model.weight_buckets import Bucket, cut
+from deltarl.model.weight_notice import Notice
+
+log = logging.getLogger(__name__)
 
 Backend = Literal["gloo", "nccl"]
 
-BUCKET = (
-    64 << 20
-)  # bytes sent at a time: small tensors together in one buffer, large ones in pieces out of their memory
 IN_FLIGHT = 2  # buckets, and so the memory that sending and receiving need
 LOOPBACK = "127.0.0.1"
 ORDERS = "orders"  # a queue in the store
@@ -110,7 +111,7 @@ class Member:
                 os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
             options = distributed.ProcessGroupNCCL.Options()
             options._timeout = timedelta(days=1)  # torch would end the process after it; `_finish` is earlier
-            self._group = distributed.ProcessGroupNCCL(store, call.rank, call.size, options)
+            self._group = _without_watchdog(lambda: distributed.ProcessGroupNCCL(store, call.rank, call.size, options))
         else:
             options = distributed.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
             options._devices = [distributed.ProcessGroupGloo.create_device(hostname=self._address)]
@@ -120,45 +121,16 @@ class Member:
         return self._group
 
 
-class Bucket:
-    """Bytes of one tensor, or of several in a buffer of their own."""
-
-    def __init__(self, parts: list[Tensor], device: torch.device):
-        self._parts = parts
-        self._copied = len(parts) > 1 or parts[0].device.type != device.type
-        if self._copied:
-            self.buffer = torch.empty(sum(x.numel() for x in parts), dtype=torch.uint8, device=device)
-        else:
-            self.buffer = parts[0]
-
-    def pack(self, sending: bool) -> None:
-        self._sending = sending
-        if sending and self._copied:
-            for part, space in self._pairs():
-                space.copy_(part)
-
-    def unpack(self) -> None:
-        if self._copied and not self._sending:
-            for part, space in self._pairs():
-                part.copy_(space)
-
-    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self._parts, self.buffer.split([x.numel() for x in self._parts]), strict=True)
-
-
-def cut(tensors: Mapping[str, Tensor], device: torch.device) -> Iterator[Bucket]:
-    """The tensors' bytes in order of their names, in buckets of at most `BUCKET`."""
-    parts, size = list[Tensor](), 0
-    for name in sorted(tensors):
-        for part in flat_bytes(tensors[name]).split(BUCKET):
-            if parts and size + part.numel() > BUCKET // 4:
-                yield Bucket(parts, device)
-                parts, size = [], 0
-            if part.numel():
-                parts.append(part)
-                size += part.numel()
-    if parts:
-        yield Bucket(parts, device)
+def _without_watchdog(make: Callable[[], Any]) -> Any:
+    """A process group whose errors do not end the process: whoever waits for a bucket sees them."""
+    key, before = "TORCH_NCCL_ASYNC_ERROR_HANDLING", os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING")
+    os.environ[key] = "0"
+    try:
+        return make()
+    finally:
+        del os.environ[key]
+        if before is not None:
+            os.environ[key] = before
 
 
 def _finish(work: Any, bucket: Bucket, call: Call) -> None:
@@ -215,6 +187,8 @@ class Receiver:
             store.wait([f"{call.attempt}/go"], timedelta(seconds=2 * call.seconds))
             answer = store.get(f"{call.attempt}/go").decode()
         except distributed.DistError as error:
+            if self._member is not None:
+                self._member.leave()
             self._member = None
             raise TransferError(
                 f"the learner does not answer at {call.address}: {str(error).splitlines()[0]}"
@@ -279,6 +253,9 @@ class Sender:
             member.stream({name: x.contiguous() for name, x in tensors.items()}, call)
         except TransferError:
             return  # the samplers have noticed too, and say so
+        except Exception:  # out of memory, say; there are further versions to send
+            log.exception("version %d of the weights was not sent", call.version)
+            member.leave()
 
 
 def _address_towards(host: str) -> str:

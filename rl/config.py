@@ -146,8 +146,7 @@ class RolloutConfig(Section):
     weight_transport: WeightTransport = "object_store"
     """How new weights get from the learner to the workers (docs/FLEET.md): object_store, through the host's memory and
     Ray, for any run; collective, by a broadcast (NCCL between GPUs that no two of them share, else gloo); ipc, by
-    handle on a GPU that they share; auto, whichever placement and GPUs are right for. Not run on GPUs yet: NCCL and
-    ipc."""
+    handle on a GPU that they share; auto, whichever placement and GPUs are right for."""
     max_tokens: PositiveInt = 64
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)

@@ -212,7 +212,10 @@ class Learner:
             return None
         if self._stored_dtypes is not None:
             state = {name: x.to(self._stored_dtypes[name]) for name, x in state.items()}
-        notice = self._offers.offer(self.version, state, copy, oldest)
+        if copy and self.config.sharding == "none":  # shards were put together in memory of their own
+            learned = {p.data_ptr() for p in self._unwrapped().parameters()}
+            state = {name: x.clone() if x.data_ptr() in learned else x for name, x in state.items()}
+        notice = self._offers.offer(self.version, state, oldest)
         return self._offers.share(notice) if transport == "ipc" else notice
 
     def offered_weights(self, version: int) -> WeightUpdate:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from deltarl.actor.fleet import Fleet
 from deltarl.actor.gang import Gang
+from deltarl.actor.host import StateLostError
 from deltarl.model.weight_group import Backend, Call
 from deltarl.model.weight_notice import Notice
 from deltarl.rl.ahead import Ahead
@@ -62,10 +63,16 @@ class Publisher:
         """The learner's weights as they are now. It waits until the learner may go on, and for samplers only where
         these are not ahead of it."""
         if self._failures < FAILURES and self._transport != "object_store":
-            by_rank = self._learner.broadcast("offer_weights", self._transport, self._copy, self._delivered)
-            offers = [offer for offer in by_rank if offer is not None]
-            self._ahead.do(self._deliver, offers)
-            return
+            try:
+                by_rank = self._learner.broadcast("offer_weights", self._transport, self._copy, self._delivered)
+            except StateLostError:
+                raise
+            except Exception as error:  # no handle of this memory can be made, say, or there is none for a copy
+                log.warning("the learner cannot offer its weights by %s: %s", self._transport, error)
+                self._failed()
+            else:
+                self._ahead.do(self._deliver, [offer for offer in by_rank if offer is not None])
+                return
         weights = self._learner.first("weights")
         if self._in_flight:
             assert isinstance(self._rollout, Fleet)  # never in one process
@@ -100,12 +107,15 @@ class Publisher:
             rollout.gather("load_weights", dict.fromkeys(failed, through_the_store()))
         if failed or len(answers) < len(calls):  # those that died, or hung and were killed, gave no answer
             self._members = {}
-            self._failures += 1
+            self._failed()
         else:
             self._failures = 0
+        self._delivered = notice.version
+
+    def _failed(self) -> None:
+        self._failures += 1
         if self._failures == FAILURES:
             log.warning("that was %d times in a row: from now on all weights go through the object store", FAILURES)
-        self._delivered = notice.version
 
     def _calls(self, ready: Mapping[int, Any], notice: Notice) -> dict[int, tuple[Notice, Call]]:
         """What each sampler is told of the broadcast: a group of those that are there, anew if these are others."""

@@ -25,7 +25,7 @@ def choose_transport(config: "RunConfig") -> tuple[Transport, str]:
         return "object_store", "weights on GPUs alone have a shorter way"
     if config.placement == "colocated" and config.learner.sharding == "none":
         return "ipc", "learner and samplers share GPUs"
-    if config.placement == "disaggregated" and own_gpus(config):
+    if own_gpus(config):
         return "collective", "learner and samplers have GPUs of their own"
     return "object_store", "shards are put together on the host, or GPUs are shared among samplers"
 

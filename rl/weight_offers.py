@@ -32,13 +32,13 @@ class WeightOffers:
             self._sender = Sender(self.held, address)
         return self._sender.port
 
-    def offer(self, version: int, tensors: Mapping[str, Tensor], copy: bool, oldest: int) -> Notice:
+    def offer(self, version: int, tensors: Mapping[str, Tensor], oldest: int) -> Notice:
         """
         Args:
-            tensors: on a GPU or the host. With `copy` they may change afterwards.
+            tensors: on a GPU or the host, which stay what they are while samplers fetch them.
             oldest: version that is still needed.
         """
-        tensors = {name: x.detach().clone() if copy else x.detach() for name, x in tensors.items()}
+        tensors = {name: x.detach() for name, x in tensors.items()}
         for old in [v for v in self._versions if v < oldest]:
             del self._versions[old]
         made = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None

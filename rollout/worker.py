@@ -143,9 +143,8 @@ class RolloutWorker:
             samples again.
         """
         try:
-            self._backend.load_weights(
-                cast(Any, Fetched(offer, call, self._receiver))
-            )  # no use to vLLM, which is refused
+            # It has all that our engine and transformers' backend use of a WeightUpdate; vLLM is refused before.
+            self._backend.load_weights(cast(Any, Fetched(offer, call, self._receiver)))
         except (TransferError, WeightMismatchError) as error:
             return str(error)
         return None

@@ -53,7 +53,8 @@ def _accuracy(curves: Mapping[str, Sequence[RunCurves]]) -> Figure:
         place.set_xlabel(AXES[axis])
     for place in axes[:, 0]:
         place.set_ylabel("held-out accuracy")
-    axes[0, 0].set_ylim(0, 1)  # bands by Student's t may go beyond
+    low, high = axes[0, 0].get_ylim()
+    axes[0, 0].set_ylim(max(0.0, low), min(1.0, high))  # bands by Student's t may go beyond
     _legend(figure, axes[0, 0])
     return figure
 
@@ -77,7 +78,7 @@ def _dynamics(curves: Mapping[str, Sequence[RunCurves]]) -> Figure:
 def _legend(figure: Figure, place: Axes) -> None:
     """Above all axes, where it hides no curve."""
     handles, names = place.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+    figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)))
 
 
 def _draw(place: Axes, curves: Mapping[str, Sequence[RunCurves]], axis: str, metric: str) -> None:

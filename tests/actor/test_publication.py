@@ -54,7 +54,8 @@ class Rank:
     def offer_weights(self, transport: str, copy: bool, oldest: int):
         from dataclasses import replace
 
-        notice = self.offers.offer(self.version, self.model.state_dict(), copy, oldest)
+        state = {name: x.clone() if copy else x for name, x in self.model.state_dict().items()}
+        notice = self.offers.offer(self.version, state, oldest)
         if self.damaged:
             notice = replace(notice, checksum="0" * 32)
         return self.offers.share(notice) if transport == "ipc" else notice

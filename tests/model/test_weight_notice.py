@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from deltarl.model import weight_buckets
 from deltarl.model.weight_notice import CHUNK, Notice, digest_of, word_sum
 from deltarl.model.weights import WeightMismatchError
 
@@ -78,3 +79,20 @@ def test_weights_that_do_not_fit_are_refused_by_name():
     model.weight.data[0, 0] += 1e-6
     with pytest.raises(WeightMismatchError, match="weights version 4: checksum"):
         notice.check_arrived(model)
+
+
+@pytest.mark.parametrize("sizes", [(7,), (5, 900, 3, 3, 40), (0, 130, 64)])
+def test_buckets_hold_every_byte_once_and_no_more_than_they_may(monkeypatch, sizes):
+    monkeypatch.setattr(weight_buckets, "BUCKET", 64)
+    sent = {f"w{i}": torch.randint(-99, 99, (n,), dtype=torch.int32) for i, n in enumerate(sizes)}
+    received = {name: torch.zeros_like(x) for name, x in sent.items()}
+    there, here = (list(weight_buckets.cut(x, torch.device("cpu"))) for x in (sent, received))
+    assert sum(b.buffer.numel() for b in there) == sum(4 * n for n in sizes)
+    assert max(b.buffer.numel() for b in there) <= 64
+    assert len(there) > 1 or sum(sizes) < 16
+    for a, b in zip(there, here, strict=True):
+        a.pack(sending=True)
+        b.pack(sending=False)
+        b.buffer.copy_(a.buffer)
+        b.unpack()
+    assert all(torch.equal(sent[name], received[name]) for name in sent)

@@ -137,7 +137,7 @@ def test_a_step_leaves_the_gradient_of_the_wanted_tokens_alone(task):
         expected = F.cross_entropy(policy(ids).logits[:, :-1][wanted[:, 1:]], ids[wanted])
         expected.backward()
         assert float(torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.1)) > 0.1
-        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         for gradient, p in zip(found, policy.parameters(), strict=True):
             torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
 
@@ -156,4 +156,5 @@ def test_the_figure_shows_each_arm_at_the_rate_whose_peak_is_highest_on_average(
     (tmp_path / "all.json").write_text(json.dumps(together))
     assert set(read_points([tmp_path / "all.json"])["arm"]) == {"a"}
     draw(points, [16], tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 1000
+    draw(points.assign(token_accuracy=0.5), [16], tmp_path / "other.png")
+    assert (tmp_path / "figure.png").read_bytes() != (tmp_path / "other.png").read_bytes()
