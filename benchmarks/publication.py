@@ -29,7 +29,7 @@ from deltarl.actor.gang import Gang
 from deltarl.actor.host import WorkerSpec
 from deltarl.model.config import hybrid_config
 from deltarl.model.hybrid import HybridForCausalLM
-from deltarl.model.weight_group import Receiver
+from deltarl.model.weight_meeting import Receiver
 from deltarl.model.weights import WeightUpdate
 from deltarl.rl.publisher import Publisher
 from deltarl.rl.transport import Transport

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deltarl.model.weight_group import Sender
 from deltarl.model.weight_ipc import SharedWeights, Sharer
+from deltarl.model.weight_meeting import Sender
 from deltarl.model.weight_notice import Notice
 from deltarl.model.weights import WeightUpdate
 

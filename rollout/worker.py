@@ -7,8 +7,9 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from deltarl.model.weight_group import Call, Receiver, TransferError
+from deltarl.model.weight_group import Call, TransferError
 from deltarl.model.weight_ipc import SharedWeights, load_shared
+from deltarl.model.weight_meeting import Receiver
 from deltarl.model.weight_notice import Notice
 from deltarl.model.weights import WeightMismatchError, WeightUpdate
 from deltarl.rollout.backend import RolloutBackend

@@ -86,7 +86,7 @@ class Holder:
 
 class Sampler(RolloutWorker):
     def __init__(self):
-        from deltarl.model.weight_group import Receiver
+        from deltarl.model.weight_meeting import Receiver
 
         self._backend, self._receiver = Holder(), Receiver()
 
