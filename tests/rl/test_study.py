@@ -308,8 +308,7 @@ def test_flops_are_those_of_the_matrices_and_of_attention(study):
     from deltarl.model.config import hybrid_config
 
     def config(**changes: Any) -> Any:
-        sizes = run_config(study, changes, 0, "runs", "x").model.model_dump(exclude={"path", "tokenizer_extra_tokens"})
-        return hybrid_config(vocab_size=50, **sizes)
+        return hybrid_config(vocab_size=50, **run_config(study, changes, 0, "runs", "x").model.sizes)
 
     wider = forward_flops(config(**{"model.intermediate_size": 65}), 100)
     assert wider - forward_flops(config(**{"model.intermediate_size": 64}), 100) == 2 * 2 * 3 * 32  # layers, matrices
