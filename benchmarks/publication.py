@@ -90,7 +90,8 @@ class Engine:
 class Sampler(RolloutWorker):
     def __init__(self, megabytes: int):
         self._engine = Engine(megabytes)
-        self._backend, self._receiver = self._engine, Receiver()  # type: ignore[assignment]
+        self._receiver = Receiver()
+        self._backend = self._engine  # type: ignore[assignment]  # it does not sample
 
     def kinds(self) -> set[str]:
         return self._engine.kinds
@@ -133,7 +134,7 @@ def measure(way: Way, megabytes: int, copy: bool) -> dict[str, Any]:
     learner = Gang("learner", WorkerSpec(Learner, (megabytes,), **spec), 1)
     samplers = Fleet("samplers", WorkerSpec(Sampler, (megabytes,), **spec), 1)
     later = Later()
-    publisher = Publisher(way.transport, way.own_gpus, samplers, learner, later, copy)  # type: ignore[arg-type]
+    publisher = Publisher(way.transport, way.own_gpus, samplers, learner, later, copy)  # type: ignore[arg-type]  # `do` is all of it
     found: dict[str, list[float]] = {name: [] for name in ("copy", "learner", "samplers", "all")}
     try:
         for turn in range(TURNS + 1):

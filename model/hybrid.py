@@ -318,15 +318,17 @@ class HybridForCausalLM(PreTrainedModel):
             if isinstance(module, KDALayer):
                 module.join_weights()
 
-    # Both read and write our own folders alone, and take fewer arguments than those of the base class.
+    # These two are for our own folders alone, and take fewer arguments than those of the base class.
     @classmethod
-    def from_pretrained(cls, path: str | PathLike[str], **kwargs: Any) -> "HybridForCausalLM":  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]  # see above
+        cls, path: str | PathLike[str], **kwargs: Any
+    ) -> "HybridForCausalLM":
         """Reads a checkpoint folder; see `deltarl.model.checkpoint.load_model`."""
         from deltarl.model.checkpoint import load_model
 
         return load_model(path, **kwargs)
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]  # likewise
         self, path: str | PathLike[str], state_dict: Mapping[str, Tensor] | None = None, **unused: Any
     ) -> None:
         """Writes a checkpoint folder; see `deltarl.model.checkpoint.save_model`."""

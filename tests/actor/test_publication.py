@@ -38,7 +38,8 @@ class Rank:
     def __init__(self):
         from deltarl.rl.weight_offers import WeightOffers
 
-        self.model, self.version, self.offers, self.damaged = make_model(1), 0, WeightOffers(), False
+        self.model, self.version, self.offers = make_model(1), 0, WeightOffers()
+        self.damaged = self.refuses = False
 
     def update(self) -> None:
         self.version += 1
@@ -48,12 +49,17 @@ class Rank:
     def damage(self, how: bool) -> None:
         self.damaged = how
 
+    def refuse(self, how: bool) -> None:
+        self.refuses = how
+
     def listen(self, address: str) -> int:
         return self.offers.listen(address)
 
     def offer_weights(self, transport: str, copy: bool, oldest: int):
         from dataclasses import replace
 
+        if self.refuses:
+            raise RuntimeError("no handle of this memory")
         state = {name: x.clone() if copy else x for name, x in self.model.state_dict().items()}
         notice = self.offers.offer(self.version, state, oldest)
         if self.damaged:
@@ -188,6 +194,19 @@ def test_a_sampler_killed_on_the_way_is_replaced_and_the_next_time_takes_part(ru
     run.learner.broadcast("update")
     publisher.publish()
     assert run.loaded() == [["Fetched"]] * 2
+
+
+@pytest.mark.parametrize("transport", ["collective", "ipc"])
+def test_what_the_learner_cannot_offer_goes_through_the_object_store(run, transport, caplog):
+    publisher = run.publisher(transport)
+    loads = []
+    for refuses in (True, False):
+        run.learner.broadcast("refuse", refuses)
+        run.learner.broadcast("update")
+        publisher.publish()
+        loads += run.loaded()
+    assert loads == [["WeightUpdate"]] * 2 + [["Fetched"]] * 2
+    assert "no handle of this memory" in caplog.text
 
 
 @pytest.mark.slow
