@@ -59,9 +59,11 @@ def carry_out(study: StudyConfig) -> list[StudyRun]:
         )
         fleet = Fleet("runs", worker, study.num_parallel)
         try:
-            chosen = _sweep(study, arms, fleet)
-            runs = runs_of(study, arms, chosen)
-            _warm_up(fleet, study, [(run.arm, run.seed) for run in planned])
+            trials = _trials(study, arms)
+            # The sweep's with the others, so that no worker is idle in between.
+            starts = {run.warm: _warm_config(study, run.arm, run.seed) for run in [*trials, *planned]}
+            fleet.map("warm_start", [(config,) for config in starts.values()])
+            runs = runs_of(study, arms, _sweep(study, trials, fleet))
             log.info("%d runs: %d arms, seeds %s", len(runs), len(arms), study.seeds)
             fleet.map("run", [(run.config, run.warm, study.final) for run in runs])
         finally:
@@ -115,31 +117,45 @@ def _warm_config(study: StudyConfig, arm: Arm, seed: int) -> RunConfig:
     return run_config(study, arm.keys, seed, "warm", f"{arm.name}-s{seed}")
 
 
-def _warm_up(fleet: Fleet, study: StudyConfig, pairs: Sequence[tuple[Arm, int]]) -> None:
-    fleet.map("warm_start", [(_warm_config(study, arm, seed),) for arm, seed in pairs])
+@dataclass(frozen=True)
+class _Trial(StudyRun):
+    """A run of the sweep."""
+
+    keys: Mapping[str, Any]
+    """The hyperparameters it tries."""
 
 
-def _sweep(study: StudyConfig, arms: Sequence[Arm], fleet: Fleet) -> dict[str, dict[str, Any]]:
+def _trials(study: StudyConfig, arms: Sequence[Arm]) -> list[_Trial]:
+    sweep = study.sweep
+    if sweep is None:
+        return []
+    # Held-out problems are none of its business; the least evaluation there is.
+    least = {"steps": sweep.steps, "eval.interval": sweep.steps, "eval.num_problems": 1, "eval.num_samples": 1}
+    return [
+        _Trial(
+            arm,
+            seed,
+            run_config(study, {**arm.keys, **keys, **least}, seed, "sweep", _trial_name(arm, keys, seed)),
+            _warm_config(study, arm, seed).run_dir,
+            keys,
+        )
+        for keys in combinations(sweep.values)
+        for arm in arms
+        for seed in sweep.seeds
+    ]
+
+
+def _sweep(study: StudyConfig, trials: Sequence[_Trial], fleet: Fleet) -> dict[str, dict[str, Any]]:
     """Each arm's best combination; all trials with their marks go to sweep.json."""
     if study.sweep is None:
         return {}
-    sweep = study.sweep
-    pairs = [(arm, seed) for arm in arms for seed in sweep.seeds]
-    _warm_up(fleet, study, pairs)
-    trials = []
-    for keys in combinations(sweep.values):
-        for arm, seed in pairs:
-            # Held-out problems are none of its business; the least evaluation there is.
-            least = {"steps": sweep.steps, "eval.interval": sweep.steps, "eval.num_problems": 1, "eval.num_samples": 1}
-            config = run_config(study, {**arm.keys, **keys, **least}, seed, "sweep", _trial_name(arm, keys, seed))
-            trials.append((arm.name, keys, seed, config, _warm_config(study, arm, seed).run_dir))
-    log.info("sweep: %d trials of %d steps", len(trials), sweep.steps)
-    marks = fleet.map("trial", [(config, warm) for *_, config, warm in trials])
+    log.info("sweep: %d trials of %d steps", len(trials), study.sweep.steps)
+    marks = fleet.map("trial", [(trial.config, trial.warm) for trial in trials])
     found = [
-        {"arm": arm, "keys": keys, "seed": seed, "mark": mark}
-        for (arm, keys, seed, _, _), mark in zip(trials, marks, strict=True)
+        {"arm": trial.arm.name, "keys": trial.keys, "seed": trial.seed, "mark": mark}
+        for trial, mark in zip(trials, marks, strict=True)
     ]
-    best = {arm.name: _best([trial for trial in found if trial["arm"] == arm.name]) for arm in arms}
+    best = {name: _best([trial for trial in found if trial["arm"] == name]) for name in study.arms}
     (study.folder / SWEEP_FILE).write_text(json.dumps({"trials": found, "best": best}, indent=1))
     for name, keys in best.items():
         log.info("sweep: %s does best with %s", name, keys)
