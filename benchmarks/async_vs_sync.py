@@ -1,10 +1,12 @@
-"""The quickstart, synchronous and with samplers ahead of the learner: time to an accuracy, waiting, staleness.
+"""A recipe, synchronous and with samplers ahead of the learner: time to an accuracy, waiting, staleness.
 
     python benchmarks/async_vs_sync.py --out benchmarks/results/async_vs_sync.json
+    python benchmarks/async_vs_sync.py --recipe configs/word_problems.yaml --gpus 2 --staleness 0 1 --rounds 1
 
-All runs start from one warm-started model and run under Ray, one after the other; rounds go through all of them, so
-that what else the machine does meets each. The curves of the rounds are the same, but for those with --in-flight other
-than none: only times differ. Runs are in --folder, which is to be empty.
+All runs start from one warm-started model and run under Ray: one after the other on the CPU, and with --gpus as many
+side by side, each on a GPU of its own. Rounds go through all of them, so that what else the machine does meets each.
+The curves of the rounds are the same, but for those with --in-flight other than none: only times differ. Runs are in
+--folder, which is to be empty.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any, NamedTuple
 
 from machine import describe
@@ -23,7 +26,6 @@ from machine import describe
 from deltarl.rl.jsonl import read_jsonl
 
 ROOT = Path(__file__).parents[1]
-RECIPE = "configs/quickstart.yaml"
 Rows = list[dict[str, Any]]
 
 
@@ -36,41 +38,64 @@ class Mode(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="configs/quickstart.yaml")
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 2], help="values of rollout.max_staleness")
     parser.add_argument("--in-flight", nargs="+", default=["none"], help="values of rollout.in_flight, if ahead")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--gpus", type=int, default=0, help="runs side by side, each on one of them")
+    parser.add_argument("--start", type=Path, help="the checkpoint all start from; left out, the recipe's warm start")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.4, 0.6, 0.8], help="held-out pass@1")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "async_vs_sync")
     parser.add_argument("--out", type=Path, help="write all rows as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, e.g. learner.num_ranks=1")
     args = parser.parse_intermixed_args()
-    run("rl/run_sft.py", "start", args.folder, args.overrides)
+    recipe = ["--config", args.recipe, "logging.wandb=disabled", *args.overrides]
+    if args.start is None:
+        Run("rl/run_sft.py", args.folder, "start", recipe, "0" if args.gpus else "").finish()
+    start = args.start or args.folder / "start" / "initial"
     modes = [Mode(n, in_flight) for n in args.staleness for in_flight in (args.in_flight if n else ["none"])]
     runs: dict[Mode, list[Rows]] = {mode: [] for mode in modes}
     for number in range(args.rounds):
-        for mode in modes:
-            name = f"ahead_{mode.max_staleness}_{mode.in_flight}_{number}"
-            shutil.copytree(args.folder / "start" / "initial", args.folder / name / "initial", symlinks=True)
-            options = [f"rollout.{key}={value}" for key, value in mode._asdict().items()]
-            run("rl/run_grpo.py", name, args.folder, [*options, *args.overrides])
-            runs[mode].append(read_jsonl(args.folder / name / "metrics.jsonl"))
+        for beside in batched(modes, args.gpus or 1):
+            names = {mode: f"ahead_{mode.max_staleness}_{mode.in_flight}_{number}" for mode in beside}
+            started = []
+            for gpu, (mode, name) in enumerate(names.items()):
+                shutil.copytree(start, args.folder / name / "initial", symlinks=True)
+                options = [*recipe, *(f"rollout.{key}={value}" for key, value in mode._asdict().items())]
+                started.append(Run("rl/run_grpo.py", args.folder, name, options, str(gpu) if args.gpus else ""))
+            for run in started:
+                run.finish()
+            for mode, name in names.items():
+                runs[mode].append(read_jsonl(args.folder / name / "metrics.jsonl"))
     for line in table(runs, args.thresholds):
         print(line)
     if args.out:
         found = [mode._asdict() | {"rounds": rounds} for mode, rounds in runs.items()]
-        args.out.write_text(
-            json.dumps(describe(["torch", "ray"]) | {"overrides": args.overrides, "runs": found}) + "\n"
-        )
+        said = {"recipe": args.recipe, "gpus": args.gpus, "overrides": args.overrides, "runs": found}
+        args.out.write_text(json.dumps(describe(["torch", "ray"]) | said) + "\n")
 
 
-def run(script: str, name: str, folder: Path, overrides: Sequence[str]) -> None:
-    command = [sys.executable, script, "--config", RECIPE, f"name={name}", f"output_dir={folder}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    options = ["logging.wandb=disabled", *overrides]
-    done = subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True)
-    print(f"{name}: exit status {done.returncode}", file=sys.stderr, flush=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
+def batched(modes: Sequence[Mode], size: int) -> Iterator[Sequence[Mode]]:
+    for i in range(0, len(modes), size):
+        yield modes[i : i + size]
+
+
+class Run:
+    """One command of the package, under way in a process."""
+
+    def __init__(self, script: str, folder: Path, name: str, options: Sequence[str], gpu: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._name, self._said = name, folder / f"{name}.stderr"
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": gpu}
+        command = [sys.executable, script, *options, f"name={name}", f"output_dir={folder}"]
+        with self._said.open("w") as stderr:
+            self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=DEVNULL, stderr=stderr)
+
+    def finish(self) -> None:
+        status = self._process.wait()
+        print(f"{self._name}: exit status {status}", file=sys.stderr, flush=True)
+        if status:
+            raise RuntimeError(self._said.read_text()[-2000:])
 
 
 def table(runs: dict[Mode, list[Rows]], thresholds: Sequence[float]) -> Iterator[str]:

@@ -34,7 +34,7 @@ from deltarl.model.weights import WeightUpdate
 from deltarl.rl.publisher import Publisher
 from deltarl.rl.transport import Transport
 from deltarl.rl.weight_offers import WeightOffers
-from deltarl.rollout.worker import RolloutWorker, on_gpu
+from deltarl.rollout.worker import RolloutWorker
 
 TURNS = 7
 
@@ -63,7 +63,8 @@ class Learner:
 
     def offer_weights(self, transport: Transport, copy: bool, oldest: int) -> Any:
         self._version += 1
-        notice = self._offers.offer(self._version, self._model.state_dict(), copy, oldest)
+        state = {name: x.clone() if copy else x for name, x in self._model.state_dict().items()}
+        notice = self._offers.offer(self._version, state, oldest)
         return self._offers.share(notice) if transport == "ipc" else notice
 
     def offered_weights(self, version: int) -> WeightUpdate:
@@ -112,8 +113,8 @@ def model_of(megabytes: int) -> nn.Module:
     config = hybrid_config(
         vocab_size=512, hidden_size=512, num_hidden_layers=layers, max_position_embeddings=512, **sizes, **latent
     )
-    model: nn.Module = on_gpu(HybridForCausalLM(config))
-    return model
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # made where it is used: faster than moving it
+        return HybridForCausalLM(config)
 
 
 def ways() -> list[Way]:

@@ -120,6 +120,9 @@ class SFTConfig(Section):
     max_grad_norm: PositiveFloat = 1.0
     direct_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the demonstrations that give the boxed answer alone, without the steps that lead to it."""
+    checkpoint_interval: int = Field(default=500, gt=0, multiple_of=10)
+    """Steps between two checkpoints of the warm start, which a run that was cut short goes on from; a multiple of 10,
+    the steps between two rows of its metrics."""
 
 
 class RolloutConfig(Section):

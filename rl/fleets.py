@@ -15,6 +15,7 @@ from deltarl.rl.config import RunConfig
 from deltarl.rl.in_process import InProcess
 from deltarl.rl.layout import Role, layout
 from deltarl.rl.learner import Learner
+from deltarl.rl.problem_set import Demonstration
 from deltarl.rl.run_dir import log_folder
 from deltarl.rl.sft_progress import SFTProgress
 from deltarl.rl.timeline import Timeline
@@ -98,7 +99,7 @@ def placed(config: RunConfig, learner_alone: bool = False) -> Iterator[dict[Role
 
 
 def warm_start(
-    config: RunConfig, folder: Path, demonstrations: Sequence[Mapping[str, str]], places: Mapping[Role, Places]
+    config: RunConfig, folder: Path, demonstrations: Sequence[Demonstration], places: Mapping[Role, Places]
 ) -> None:
     """Makes the checkpoint RL starts from in `folder`, on as many ranks as will learn afterwards."""
     learner = config.learner

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +21,14 @@ BOXED = "\\boxed{%s}"
 MAIN = ""
 """Name of the set in data.test; the others are data.more_tests."""
 Prompts = list[EncodedPrompt]
+
+
+class Demonstration(NamedTuple):
+    """What the warm start imitates."""
+
+    prompt_ids: list[int]
+    """As samplers get the prompt."""
+    completion: str
 
 
 class DataError(ValueError):
@@ -95,8 +104,8 @@ def load_tests(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[st
     return tests
 
 
-def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[dict[str, str]]:
-    """{prompt, completion} texts for the warm start, from the problems that come with a worked solution.
+def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[Demonstration]:
+    """For the warm start, from the problems that come with a worked solution.
 
     Raises:
         DataError: none of them does.
@@ -107,7 +116,7 @@ def demonstrations(prompts: Sequence[EncodedPrompt], config: SFTConfig) -> list[
             continue
         # Steps of the golden ratio spread the direct ones evenly, without a random number.
         direct = i * 0.6180339887498949 % 1 < config.direct_fraction
-        rows.append({"prompt": p.text, "completion": BOXED % p.example.answer if direct else p.example.solution})
+        rows.append(Demonstration(p.token_ids, BOXED % p.example.answer if direct else p.example.solution))
     if not rows:
         raise DataError("the warm start (sft) needs worked solutions: set data.train.solution_column, or leave sft out")
     return rows

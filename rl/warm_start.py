@@ -3,40 +3,30 @@
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
-from datasets import Dataset, disable_progress_bars
 from transformers import (
     AutoConfig,
     AutoTokenizer,
     KimiLinearConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
     set_seed,
 )
-from trl import SFTConfig as TRLSFTConfig
-from trl import SFTTrainer
 
-from deltarl.kernels.precision import without_sampler
 from deltarl.model.checkpoint import round_weights
 from deltarl.model.config import hybrid_config, layer_kinds
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import is_hybrid, load_trainable
 from deltarl.model.routing import routing_shape
 from deltarl.model.tokenizer import byte_tokenizer
-from deltarl.rl.config import ModelConfig, RunConfig, SFTConfig
-from deltarl.rl.master_weights import hold_masters
-from deltarl.rl.metrics import MetricsWriter
-from deltarl.rl.ranks import on_cpu, rank_state
+from deltarl.rl.config import ModelConfig, RunConfig
+from deltarl.rl.problem_set import Demonstration
+from deltarl.rl.ranks import rank_state
+from deltarl.rl.supervise import CHECKPOINTS, supervise
 from deltarl.rl.tensorboard_run import require_tensorboard
 
 log = logging.getLogger(__name__)
@@ -108,13 +98,13 @@ def starting_point(
     folder: Path,
     config: RunConfig,
     tokenizer: PreTrainedTokenizerBase,
-    demonstrations: Sequence[Mapping[str, str]],
+    demonstrations: Sequence[Demonstration],
 ) -> Path:
     """Makes the checkpoint a run starts from, once: a folder that is there already is complete and taken as it is.
 
     Args:
-        demonstrations: {prompt, completion} texts for the warm start, which runs in this process and, if
-            torch.distributed's environment variables are set, in step with the other ranks.
+        demonstrations: for the warm start, which runs in this process and, if torch.distributed's environment variables
+            are set, in step with the other ranks.
 
     Returns:
         `folder`, or `config.model.path` itself if there is no warm start.
@@ -127,13 +117,15 @@ def starting_point(
     model = load_trainable(source) if source else new_model(config.model, len(tokenizer), config.seed)
     log.info("model: %s parameters, %s", f"{model.num_parameters():,}", _kind(model))
     partial = folder.with_name(f".partial_{folder.name}")
+    sft_folder = folder.parent / "sft"
     if config.sft is not None:
-        supervise(model, tokenizer, demonstrations, config.sft, folder.parent / "sft", config.seed)
+        supervise(model, tokenizer, demonstrations, config.sft, sft_folder, config.seed)
     if rank_state().is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         partial.rename(folder)
+        shutil.rmtree(sft_folder / CHECKPOINTS, ignore_errors=True)
     return folder
 
 
@@ -143,96 +135,9 @@ class WarmStart:
     def __init__(self, config: RunConfig):
         self._config = config
 
-    def make(self, folder: Path, demonstrations: Sequence[Mapping[str, str]]) -> None:
+    def make(self, folder: Path, demonstrations: Sequence[Demonstration]) -> None:
         """See `starting_point`."""
         starting_point(folder, self._config, load_tokenizer(self._config.model), demonstrations)
-
-
-def supervise(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    demonstrations: Sequence[Mapping[str, str]],
-    config: SFTConfig,
-    log_dir: Path,
-    seed: int,
-) -> None:
-    """Trains `model` in place on the completions of the demonstrations, with TRL's SFTTrainer.
-
-    It learns in fp32, and its `state_dict` has the dtypes it came in afterwards; a hybrid computes in these too.
-    Metrics go to `log_dir/metrics.jsonl`.
-    """
-    state = rank_state()
-    if state.is_main_process:
-        shutil.rmtree(log_dir, ignore_errors=True)
-    stored = {name: x.dtype for name, x in model.state_dict().items()}
-    if isinstance(model, HybridForCausalLM):
-        hold_masters(model, keep_rounded=True)
-    else:
-        model.float()
-    disable_progress_bars()
-    needed = config.steps * config.batch_size
-    writer = MetricsWriter(log_dir, {}, "disabled", "", "sft") if state.is_main_process else None
-    args = TRLSFTConfig(
-        output_dir=str(log_dir),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size // state.num_processes,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        adam_beta2=0.95,
-        max_length=None,
-        logging_steps=10,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-        use_cpu=on_cpu(),
-        ddp_backend="gloo" if on_cpu() and state.num_processes > 1 else None,
-        bf16=False,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-    )
-    try:
-        trainer = SFTTrainer(
-            model=model,
-            args=args,
-            train_dataset=Dataset.from_list([dict(d) for d in demonstrations[:needed]]),
-            processing_class=tokenizer,
-            callbacks=[_LogToJsonl(writer)] if writer else [],
-        )
-        trainer.remove_callback(PrinterCallback)  # its lines are ours, in another format
-        with without_sampler():
-            trainer.train()
-        if not isinstance(model, HybridForCausalLM):
-            for name, x in model.state_dict(keep_vars=True).items():
-                x.data = x.data.to(stored[name])
-    finally:
-        if writer:
-            writer.close()
-
-
-class _LogToJsonl(TrainerCallback):
-    """Passes the trainer's log lines on to our metrics file and log."""
-
-    def __init__(self, writer: MetricsWriter):
-        self._writer = writer
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **unused: Any,
-    ) -> None:
-        if logs and "loss" in logs:
-            row = {"sft/loss": float(logs["loss"])}
-            if "mean_token_accuracy" in logs:
-                row["sft/token_accuracy"] = float(logs["mean_token_accuracy"])
-            self._writer.log(state.global_step, row)
 
 
 def _kind(model: PreTrainedModel) -> str:

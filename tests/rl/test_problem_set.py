@@ -118,23 +118,23 @@ def test_data_that_does_not_fit_the_run_is_refused_by_split(load, overrides, tol
 
 
 def prompt(i: int, solution: str | None) -> EncodedPrompt:
-    return EncodedPrompt(i, Example(f"p{i}", str(i), solution, {}), f"text {i}", [1])
+    return EncodedPrompt(i, Example(f"p{i}", str(i), solution, {}), f"text {i}", [i])
 
 
 def test_demonstrations_are_solutions_or_the_bare_answer_in_the_share_asked_for():
     prompts = [prompt(i, f"steps {i}") for i in range(1000)]
     for share in (0.0, 0.25, 0.6, 1.0):
         rows = demonstrations(prompts, SFTConfig(direct_fraction=share))
-        assert [row["prompt"] for row in rows] == [p.text for p in prompts]
-        direct = [row["completion"] == f"\\boxed{{{i}}}" for i, row in enumerate(rows)]
+        assert [row.prompt_ids for row in rows] == [p.token_ids for p in prompts]
+        direct = [row.completion == f"\\boxed{{{i}}}" for i, row in enumerate(rows)]
         assert sum(direct) == pytest.approx(1000 * share, abs=3)
         assert sum(direct[:100]) == pytest.approx(100 * share, abs=3)  # spread evenly
-        assert all(d or row["completion"] == f"steps {i}" for i, (d, row) in enumerate(zip(direct, rows, strict=True)))
+        assert all(d or row.completion == f"steps {i}" for i, (d, row) in enumerate(zip(direct, rows, strict=True)))
 
 
 def test_problems_without_a_solution_are_left_out_and_none_at_all_is_an_error():
     rows = demonstrations([prompt(0, None), prompt(1, "steps 1"), prompt(2, None)], SFTConfig())
-    assert rows == [{"prompt": "text 1", "completion": "steps 1"}]
+    assert rows == [([1], "steps 1")]
     with pytest.raises(DataError, match="solution_column"):
         demonstrations([prompt(0, None)], SFTConfig(direct_fraction=1.0))
 

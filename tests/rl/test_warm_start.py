@@ -6,18 +6,26 @@ from transformers import KimiLinearForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from deltarl.model.checkpoint import load_model
 from deltarl.model.policy import load_trainable
+from deltarl.rl import supervise as supervise_module
 from deltarl.rl import warm_start
 from deltarl.rl.config import ModelConfig, SFTConfig
 from deltarl.rl.metrics import read_jsonl
-from deltarl.rl.warm_start import load_tokenizer, new_model, starting_point, supervise
+from deltarl.rl.problem_set import Demonstration
+from deltarl.rl.supervise import CHECKPOINTS, supervise
+from deltarl.rl.warm_start import load_tokenizer, new_model, starting_point
 
-DEMONSTRATIONS = [{"prompt": f"{i}+1=\n", "completion": f"\\boxed{{{i + 1}}}"} for i in range(64)]
+TEXTS = [(f"{i}+1=\n", f"\\boxed{{{i + 1}}}") for i in range(64)]
 SFT = SFTConfig(steps=30, batch_size=8, learning_rate=1e-2, warmup_steps=2)
 
 
 @pytest.fixture
 def tokenizer(tiny):
     return load_tokenizer(tiny().model)
+
+
+@pytest.fixture
+def demonstrations(tokenizer):
+    return [Demonstration(tokenizer.encode(prompt), completion) for prompt, completion in TEXTS]
 
 
 def weights(model):
@@ -63,7 +71,9 @@ def test_without_a_warm_start_a_given_model_is_taken_where_it_is(tiny, tokenizer
     assert not (tmp_path / "initial").exists()
 
 
-def test_the_starting_point_is_a_checkpoint_that_transformers_loads_and_is_made_once(tiny, tokenizer, tmp_path):
+def test_the_starting_point_is_a_checkpoint_that_transformers_loads_and_is_made_once(
+    tiny, tokenizer, tmp_path, demonstrations
+):
     config, folder = tiny("sft=null"), tmp_path / "initial"
     assert starting_point(folder, config, tokenizer, []) == folder
     ours = load_model(folder)
@@ -76,11 +86,13 @@ def test_the_starting_point_is_a_checkpoint_that_transformers_loads_and_is_made_
     assert load_tokenizer(ModelConfig(path=str(folder))).encode("\\boxed{3}") == tokenizer.encode("\\boxed{3}")
 
     before = {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.iterdir()}
-    assert starting_point(folder, tiny("seed=99"), tokenizer, DEMONSTRATIONS) == folder
+    assert starting_point(folder, tiny("seed=99"), tokenizer, demonstrations) == folder
     assert {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.iterdir()} == before
 
 
-def test_a_warm_start_that_is_cut_short_leaves_no_starting_point(tiny, tokenizer, tmp_path, monkeypatch):
+def test_a_warm_start_that_is_cut_short_leaves_no_starting_point(
+    tiny, tokenizer, tmp_path, monkeypatch, demonstrations
+):
     def fail(*args):
         raise KeyboardInterrupt
 
@@ -89,17 +101,17 @@ def test_a_warm_start_that_is_cut_short_leaves_no_starting_point(tiny, tokenizer
         patch.setattr(tokenizer, "save_pretrained", fail)
         patch.setattr(warm_start, "supervise", lambda *args: None)
         with pytest.raises(KeyboardInterrupt):
-            starting_point(tmp_path / "initial", config, tokenizer, DEMONSTRATIONS)
+            starting_point(tmp_path / "initial", config, tokenizer, demonstrations)
     assert not (tmp_path / "initial").exists()
     starting_point(tmp_path / "initial", tiny("sft=null"), tokenizer, [])
     assert load_model(tmp_path / "initial")
 
 
-def test_supervision_lowers_the_loss_logs_it_and_repeats_bit_for_bit(tiny, tokenizer, tmp_path):
+def test_supervision_lowers_the_loss_logs_it_and_repeats_bit_for_bit(tiny, tokenizer, tmp_path, demonstrations):
     runs = []
     for name in ("a", "b"):
         model = new_model(tiny().model, len(tokenizer), seed=0)
-        supervise(model, tokenizer, DEMONSTRATIONS, SFT, tmp_path / name, seed=0)
+        supervise(model, tokenizer, demonstrations, SFT, tmp_path / name, seed=0)
         runs.append(weights(model))
     rows = read_jsonl(tmp_path / "a" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [10, 20, 30]
@@ -109,6 +121,49 @@ def test_supervision_lowers_the_loss_logs_it_and_repeats_bit_for_bit(tiny, token
     assert rows == read_jsonl(tmp_path / "b" / "metrics.jsonl")
 
 
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("cut", "again"),
+    [(15, range(11, 31)), (23, range(11, 31)), (30, range(21, 31)), (None, range(21, 31))],
+    ids=["between", "while writing", "in the last step", "after it"],
+)
+def test_cut_short_it_goes_on_bit_for_bit(tiny, tokenizer, demonstrations, tmp_path, monkeypatch, dtype, cut, again):
+    def train(folder):
+        model = new_model(tiny(f"model.dtype={dtype}").model, len(tokenizer), seed=0)
+        supervise(model, tokenizer, demonstrations, config, folder, seed=0)
+        return weights(model), read_jsonl(folder / "metrics.jsonl")
+
+    class Stops(supervise_module._LogToJsonl):
+        def on_step_end(self, args, state, control, **unused):
+            if state.global_step == cut:
+                raise Killed
+
+        def on_train_end(self, args, state, control, **unused):
+            raise Killed
+
+    config = SFT.model_copy(update={"checkpoint_interval": 10})
+    expected, rows = train(tmp_path / "undisturbed")
+    steps = []
+    with monkeypatch.context() as patch:
+        patch.setattr(supervise_module, "_LogToJsonl", Stops)
+        with pytest.raises(Killed):
+            train(tmp_path / "cut")
+    newest = max((tmp_path / "cut" / CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    if cut == 23:
+        (newest / "masters.safetensors").unlink()
+    monkeypatch.setattr(
+        supervise_module._LogToJsonl, "on_step_end", lambda self, a, state, c, **_: steps.append(state.global_step)
+    )
+    found, logged = train(tmp_path / "cut")
+    assert steps == list(again)
+    assert same(found, expected)
+    assert logged == rows
+
+
 def qwen2(vocab_size: int) -> Qwen2ForCausalLM:
     sizes = {"vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -116,14 +171,14 @@ def qwen2(vocab_size: int) -> Qwen2ForCausalLM:
 
 
 @pytest.mark.parametrize("make", [new_model, qwen2], ids=["hybrid", "qwen2"])
-def test_a_model_in_bf16_learns_by_steps_that_bf16_would_lose(make, tiny, tokenizer, tmp_path):
+def test_a_model_in_bf16_learns_by_steps_that_bf16_would_lose(make, tiny, tokenizer, tmp_path, demonstrations):
     size = len(tokenizer)
     model = make(tiny().model, size, 0) if make is new_model else make(size)
     model.bfloat16().save_pretrained(tmp_path / "model")
     model = load_trainable(tmp_path / "model")
     start = weights(model)
     config = SFT.model_copy(update={"learning_rate": 2e-5, "steps": 40})
-    supervise(model, tokenizer, DEMONSTRATIONS * 5, config, tmp_path / "log", seed=0)
+    supervise(model, tokenizer, demonstrations * 5, config, tmp_path / "log", seed=0)
     model.save_pretrained(tmp_path / "trained")
     after = load_trainable(tmp_path / "trained").state_dict()
     assert {name: x.dtype for name, x in after.items()} == {name: x.dtype for name, x in start.items()}
@@ -133,23 +188,25 @@ def test_a_model_in_bf16_learns_by_steps_that_bf16_would_lose(make, tiny, tokeni
     assert moved > 0.3 * sum(int(where.sum()) for where in large.values())
 
 
-def test_answers_are_learned_to_their_end_of_sequence_and_prompts_are_not(tiny, tokenizer, tmp_path, monkeypatch):
+def test_answers_are_learned_to_their_end_of_sequence_and_prompts_are_not(
+    tiny, tokenizer, tmp_path, monkeypatch, demonstrations
+):
     seen = []
 
-    class Capture(warm_start.SFTTrainer):
-        def train(self):
+    class Capture(supervise_module.SFTTrainer):
+        def train(self, resume_from_checkpoint):
             seen.append(next(iter(self.get_train_dataloader())))
 
-    monkeypatch.setattr(warm_start, "SFTTrainer", Capture)
+    monkeypatch.setattr(supervise_module, "SFTTrainer", Capture)
     model = new_model(tiny().model, len(tokenizer), seed=0)
-    supervise(model, tokenizer, DEMONSTRATIONS, SFT, tmp_path / "log", seed=0)
+    supervise(model, tokenizer, demonstrations, SFT, tmp_path / "log", seed=0)
     (batch,) = seen
-    demonstrations = {d["prompt"] + d["completion"]: d for d in DEMONSTRATIONS}
+    shown = {prompt + completion: (prompt, completion) for prompt, completion in TEXTS}
     assert len(batch["input_ids"]) == SFT.batch_size
     for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
         real, learned = ids[mask.bool()].tolist(), labels[mask.bool()]
-        shown = demonstrations[tokenizer.decode(real, skip_special_tokens=True)]
-        prompt = len(tokenizer.encode(shown["prompt"]))
-        assert learned[:prompt].tolist() == [-100] * prompt
-        assert learned[prompt:].tolist() == [*tokenizer.encode(shown["completion"]), tokenizer.eos_token_id]
+        prompt, completion = shown[tokenizer.decode(real, skip_special_tokens=True)]
+        given = len(tokenizer.encode(prompt))
+        assert learned[:given].tolist() == [-100] * given
+        assert learned[given:].tolist() == [*tokenizer.encode(completion), tokenizer.eos_token_id]
         assert (labels[~mask.bool()] == -100).all()

@@ -1,0 +1,180 @@
+"""Supervised training on worked solutions, with TRL's SFTTrainer; cut short, it goes on from its last checkpoint."""
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, disable_progress_bars
+from safetensors.torch import load_file, save_file
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import SFTConfig as TRLSFTConfig
+from trl import SFTTrainer
+
+from deltarl.kernels.precision import without_sampler
+from deltarl.model.hybrid import HybridForCausalLM
+from deltarl.rl.config import SFTConfig
+from deltarl.rl.jsonl import truncate_after
+from deltarl.rl.master_weights import MASTERS, hold_masters, masters
+from deltarl.rl.metrics import METRICS_FILE, MetricsWriter
+from deltarl.rl.problem_set import Demonstration
+from deltarl.rl.ranks import on_cpu, rank_state
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"  # of the training under way, in its folder
+NOT_LEARNED = -100  # the label of a prompt's token
+
+
+def supervise(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration],
+    config: SFTConfig,
+    folder: Path,
+    seed: int,
+) -> None:
+    """Trains `model` in place on the completions of the demonstrations, each with an end of sequence after it.
+
+    It learns in fp32, and its `state_dict` has the dtypes it came in afterwards; a hybrid computes in these too.
+    Metrics go to `folder/metrics.jsonl`, and a checkpoint to `folder/checkpoints` every `config.checkpoint_interval`
+    steps. If there is one, of the same arguments, training goes on from it, bit for bit as if never cut short.
+    """
+    state = rank_state()
+    resumed = _newest(folder / CHECKPOINTS)
+    if state.is_main_process:
+        if resumed is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            log.info("the warm start goes on from step %d", _step(resumed))
+            truncate_after(folder / METRICS_FILE, _step(resumed))
+    stored = {name: x.dtype for name, x in model.state_dict().items()}
+    if isinstance(model, HybridForCausalLM):
+        hold_masters(model, keep_rounded=True)
+    else:
+        model.float()
+    disable_progress_bars()
+    needed = config.steps * config.batch_size
+    writer = MetricsWriter(folder, {}, "disabled", "", "sft") if state.is_main_process else None
+    args = TRLSFTConfig(
+        output_dir=str(folder / CHECKPOINTS),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size // state.num_processes,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        adam_beta2=0.95,
+        max_length=None,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        save_steps=config.checkpoint_interval,
+        save_total_limit=2,  # the newest may be half written
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        use_cpu=on_cpu(),
+        ddp_backend="gloo" if on_cpu() and state.num_processes > 1 else None,
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+    )
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=_encoded(demonstrations[:needed], tokenizer),
+            processing_class=tokenizer,
+            callbacks=[_MastersInCheckpoints(model, resumed), *([_LogToJsonl(writer)] if writer else [])],
+        )
+        trainer.remove_callback(PrinterCallback)  # its lines are ours, in another format
+        with without_sampler():
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        if not isinstance(model, HybridForCausalLM):
+            for name, x in model.state_dict(keep_vars=True).items():
+                x.data = x.data.to(stored[name])
+    finally:
+        if writer:
+            writer.close()
+
+
+def _encoded(demonstrations: Sequence[Demonstration], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Tokens and labels. A completion is tokenized by itself, as it is sampled after the prompt's tokens."""
+
+    def encode(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[list[int]]]:
+        completions = tokenizer(batch["completion"], add_special_tokens=False)["input_ids"]
+        pairs = [(p, [*c, tokenizer.eos_token_id]) for p, c in zip(batch["prompt_ids"], completions, strict=True)]
+        return {
+            "input_ids": [p + c for p, c in pairs],
+            "labels": [[NOT_LEARNED] * len(p) + c for p, c in pairs],
+        }
+
+    rows = Dataset.from_list([d._asdict() for d in demonstrations])
+    return rows.map(encode, batched=True, remove_columns=rows.column_names)
+
+
+def _newest(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end."""
+    return max((path.parent for path in folder.glob(f"checkpoint-*/{MASTERS}")), key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+class _MastersInCheckpoints(TrainerCallback):
+    """Adds the fp32 weights, which the trainer's checkpoint has rounded; the last file of a checkpoint."""
+
+    def __init__(self, model: PreTrainedModel, resumed: Path | None):
+        self._model, self._resumed = model, resumed
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any
+    ) -> None:
+        if self._resumed is not None:
+            saved = load_file(self._resumed / MASTERS)
+            for name, master in masters(self._model).items():
+                master.copy_(saved[name])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+        if state.global_step == state.max_steps:
+            control.should_save = False  # the trainer would do one more step from there
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+        if state.is_world_process_zero:
+            assert args.output_dir is not None  # given above
+            file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MASTERS
+            partial = file.with_suffix(".tmp")
+            save_file(masters(self._model), partial)
+            partial.rename(file)
+
+
+class _LogToJsonl(TrainerCallback):
+    """Passes the trainer's log lines on to our metrics file and log."""
+
+    def __init__(self, writer: MetricsWriter):
+        self._writer = writer
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **unused: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            row = {"sft/loss": float(logs["loss"])}
+            if "mean_token_accuracy" in logs:
+                row["sft/token_accuracy"] = float(logs["mean_token_accuracy"])
+            self._writer.log(state.global_step, row)
