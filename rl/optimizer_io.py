@@ -48,7 +48,7 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
     for key, value in load_file(folder / TENSORS).items():
         name, slot = key.split("|")
         p = parameters[name]
-        optimizer.state[p][slot] = like(value, p) if slot != "step" else value
+        optimizer.state[p][slot] = like(value, p) if slot != "step" else value.to(p.device)
     state = json.loads((folder / STATE).read_text())
     scheduler.last_epoch = state["last_epoch"]
     scheduler._last_lr = state["lr"]
