@@ -4,9 +4,10 @@
 
 A tiny run on three raylets of this machine: one learner, four samplers, two verifiers. While it goes on, workers are
 killed (`kill -9`) or stopped (SIGSTOP), a raylet is killed and another joins, the disk for checkpoints fills up (a
-small tmpfs; needs root), a verifier hangs. One fault at a time; a fault is over when the run is a step further than it
-was. At the end the curve, the sampled answers and the tokens counted are compared with those of the same run in one
-process that nothing happened to, bit for bit.
+small tmpfs), a verifier hangs, the network to one raylet (in a namespace of its own) is cut for ten seconds; disk and
+network need root. One fault at a time; a fault is over when the run is a step further than it was. At the end the
+curve, the sampled answers and the tokens counted are compared with those of the same run in one process that nothing
+happened to, bit for bit.
 """
 
 import argparse

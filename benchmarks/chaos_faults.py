@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import psutil
+from chaos_network import CUT_S, HERE, FarNode
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -41,14 +42,21 @@ class Machine:
         os.environ["RAY_TMPDIR"] = self._ray.name
         os.environ[MARK] = self._mark = uuid4().hex  # which all that the cluster starts inherits
         quick = {"worker_niceness": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
-        self._others = [self._cluster.add_node(num_cpus=1) for _ in range(2)]
+        self._far = _far_node()
+        # All raylets of this machine have the address that one in a namespace of its own reaches them by.
+        self._near = {"num_cpus": 1} | ({"node_ip_address": HERE} if self._far else {})
+        self._cluster = Cluster(initialize_head=True, head_node_args={**self._near, "_system_config": quick})
         self.address = self._cluster.address
+        self._others = [self._cluster.add_node(**self._near) for _ in range(1 if self._far else 2)]
+        if self._far:
+            self._far.join(self.address)
 
     def __enter__(self) -> "Machine":
         return self
 
     def __exit__(self, *unused: object) -> None:
+        if self._far:
+            self._far.close()
         self._cluster.shutdown()
         self._ray.cleanup()
         if self._has_disk:
@@ -64,13 +72,17 @@ class Machine:
         faults["a verifier hangs"] = self._flag.touch
         if self._has_disk:
             faults["disk full for a checkpoint"] = self._fill
+        if self._far:
+            faults[f"network cut for {CUT_S:g} s"] = functools.partial(self._cut, self._far)
         name = rng.choice(list(faults))
         return name, faults[name]
 
     def mend(self) -> None:
-        """Room on the disk again, and no verifier to hang any more."""
+        """Room on the disk again, no verifier to hang any more, and a raylet that the cluster gave up starts anew."""
         self._filler.unlink(missing_ok=True)
         self._flag.unlink(missing_ok=True)
+        if self._far:
+            self._far.join(self.address)
 
     def processes(self) -> list[psutil.Process]:
         """All that the cluster and the run started and that is still there."""
@@ -88,17 +100,29 @@ class Machine:
         return [f for f in self._run_dir.rglob("*") if f.name.startswith(".partial_") or f.name.endswith(".tmp")]
 
     def _signal(self, title: str, number: signal.Signals, rng: random.Random) -> None:
-        deadline = time.monotonic() + 60
-        while not (found := [p for p in self.processes() if _title(p).startswith(title)]):  # a node has just gone
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"no process {title} anywhere")
-            time.sleep(0.1)
+        found = self._wait_for_workers((title,), self.processes)
         rng.choice(sorted(found, key=lambda p: p.pid)).send_signal(number)
+
+    def _cut(self, far: FarNode) -> None:
+        self._wait_for_workers(tuple(WORKERS.values()), far.processes)
+        far.cut()
+
+    @staticmethod
+    def _wait_for_workers(
+        titles: tuple[str, ...], processes: Callable[[], list[psutil.Process]]
+    ) -> list[psutil.Process]:
+        """Those of these titles; a node may have just gone."""
+        deadline = time.monotonic() + 60
+        while not (found := [p for p in processes() if _title(p).startswith(titles)]):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no process {' or '.join(titles)}")
+            time.sleep(0.1)
+        return found
 
     def _lose_node(self, rng: random.Random) -> None:
         node = self._others.pop(rng.randrange(len(self._others)))
         self._cluster.remove_node(node, allow_graceful=False)
-        self._others.append(self._cluster.add_node(num_cpus=1))
+        self._others.append(self._cluster.add_node(**self._near))
 
     def _fill(self) -> None:
         with self._filler.open("wb") as file:
@@ -108,6 +132,13 @@ class Machine:
                     file.flush()
             except OSError:
                 return
+
+
+def _far_node() -> FarNode | None:
+    try:
+        return FarNode()
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return None
 
 
 def _title(process: psutil.Process) -> str:
