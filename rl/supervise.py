@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, disable_progress_bars
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -90,12 +92,12 @@ def supervise(
         dataloader_pin_memory=False,
     )
     try:
-        trainer = SFTTrainer(
+        trainer = _Trainer(
             model=model,
             args=args,
             train_dataset=_encoded(demonstrations[:needed], tokenizer),
             processing_class=tokenizer,
-            callbacks=[_MastersInCheckpoints(model, resumed), *([_LogToJsonl(writer)] if writer else [])],
+            callbacks=[_LogToJsonl(writer)] if writer else [],
         )
         trainer.remove_callback(PrinterCallback)  # its lines are ours, in another format
         with without_sampler():
@@ -132,31 +134,32 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-class _MastersInCheckpoints(TrainerCallback):
-    """Adds the fp32 weights, which the trainer's checkpoint has rounded; the last file of a checkpoint."""
+class _Trainer(SFTTrainer):
+    """Its checkpoints end with the fp32 weights, which the model in them has rounded."""
 
-    def __init__(self, model: PreTrainedModel, resumed: Path | None):
-        self._model, self._resumed = model, resumed
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = self.state.global_step
+        if step == self.state.max_steps:
+            return  # the trainer would do one more step from there
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                file = Path(self._get_output_dir(trial)) / f"checkpoint-{step}" / MASTERS
+                partial = file.with_suffix(".tmp")
+                save_file(self._masters(), partial)
+                partial.rename(file)
+        except (OSError, RuntimeError, SafetensorError) as error:  # what a full disk is to the writers of its files
+            log.warning("the warm start goes on without a checkpoint of step %d: %s", step, error)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any
-    ) -> None:
-        if self._resumed is not None:
-            saved = load_file(self._resumed / MASTERS)
-            for name, master in masters(self._model).items():
-                master.copy_(saved[name])
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = load_file(Path(resume_from_checkpoint) / MASTERS)
+        for name, master in self._masters().items():
+            master.copy_(saved[name])
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
-        if state.global_step == state.max_steps:
-            control.should_save = False  # the trainer would do one more step from there
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
-        if state.is_world_process_zero:
-            assert args.output_dir is not None  # given above
-            file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MASTERS
-            partial = file.with_suffix(".tmp")
-            save_file(masters(self._model), partial)
-            partial.rename(file)
+    def _masters(self) -> dict[str, Tensor]:
+        assert isinstance(self.model, nn.Module)  # given to it
+        return masters(self.model)
 
 
 class _LogToJsonl(TrainerCallback):

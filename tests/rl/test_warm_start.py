@@ -164,6 +164,32 @@ def test_cut_short_it_goes_on_bit_for_bit(tiny, tokenizer, demonstrations, tmp_p
     assert logged == rows
 
 
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [("torch.save", RuntimeError("failed writing file")), ("safetensors.torch.save_file", OSError(28, "no space"))],
+)
+def test_a_full_disk_costs_a_checkpoint_alone(
+    tiny, tokenizer, demonstrations, tmp_path, monkeypatch, caplog, where, error
+):
+    def full(*args, **kwargs):
+        raise error
+
+    results = []
+    for name in ("whole", "full"):
+        if name == "full":
+            monkeypatch.setattr(where, full)
+            monkeypatch.setattr(supervise_module, "save_file", full)
+        model = new_model(tiny().model, len(tokenizer), seed=0)
+        config = SFT.model_copy(update={"checkpoint_interval": 10})
+        supervise(model, tokenizer, demonstrations, config, tmp_path / name, seed=0)
+        results.append(weights(model))
+    assert same(*results)
+    assert [r.message for r in caplog.records if r.name == supervise_module.__name__] == [
+        f"the warm start goes on without a checkpoint of step {step}: {error}" for step in (10, 20)
+    ]
+    assert not list((tmp_path / "full" / CHECKPOINTS).glob("*/masters.safetensors"))
+
+
 def qwen2(vocab_size: int) -> Qwen2ForCausalLM:
     sizes = {"vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -193,11 +219,11 @@ def test_answers_are_learned_to_their_end_of_sequence_and_prompts_are_not(
 ):
     seen = []
 
-    class Capture(supervise_module.SFTTrainer):
+    class Capture(supervise_module._Trainer):
         def train(self, resume_from_checkpoint):
             seen.append(next(iter(self.get_train_dataloader())))
 
-    monkeypatch.setattr(supervise_module, "SFTTrainer", Capture)
+    monkeypatch.setattr(supervise_module, "_Trainer", Capture)
     model = new_model(tiny().model, len(tokenizer), seed=0)
     supervise(model, tokenizer, demonstrations, SFT, tmp_path / "log", seed=0)
     (batch,) = seen
