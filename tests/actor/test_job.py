@@ -14,6 +14,7 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from deltarl.rl.jsonl import read_jsonl
+from deltarl.rl.metrics import OF_THE_MACHINE
 
 ROOT = Path(__file__).parents[2]
 # Seconds from SIGTERM to SIGKILL, for a busy machine; Ray has 3.
@@ -44,7 +45,7 @@ def client(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
         "dashboard-agent-grpc-port": agent_grpc,
         "metrics-export-port": metrics,
         "temp-dir": folder,
-        "num-cpus": 2,
+        "num-cpus": 4,  # room for two jobs
     }
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
     env = {name: x for name, x in os.environ.items() if name != "RAY_ADDRESS"}
@@ -74,18 +75,11 @@ def wait(found: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
     return result
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_job_that_is_stopped_leaves_a_checkpoint_and_the_next_goes_on_from_it(client, tmp_path) -> None:
-    run_dir = tmp_path / "tiny"
-    command = (
-        f"{sys.executable} rl/run_grpo.py --config tests/rl/tiny.yaml output_dir={tmp_path} steps=300 "
-        "checkpoint.interval=2 eval.interval=1000 logging.wandb=disabled"
-    )
+def submit(client: JobSubmissionClient, entrypoint: str) -> str:
+    """As `--working-dir .`; without what git does not hold, to be quick."""
+    files = {"working_dir": str(ROOT), "excludes": [".*", "runs", "benchmarks", "data"]} | GRACE
 
-    def submit(entrypoint: str) -> str | None:
-        # As `--working-dir .`; without what git does not hold, to be quick.
-        files = {"working_dir": str(ROOT), "excludes": [".*", "runs", "benchmarks", "data"]} | GRACE
+    def found() -> str | None:
         try:
             return client.submit_job(entrypoint=entrypoint, runtime_env=files)
         except RuntimeError as error:
@@ -93,23 +87,62 @@ def test_a_job_that_is_stopped_leaves_a_checkpoint_and_the_next_goes_on_from_it(
                 raise
             return None
 
-    def steps() -> int:
-        file = run_dir / "metrics.jsonl"
-        return len(read_jsonl(file)) - 1 if file.exists() else 0
+    return wait(found, "the head to take a job")
 
-    first = wait(lambda: submit(command), "the head to take a job")
-    wait(lambda: steps() >= 4 or client.get_job_status(first) in ENDED, "four steps")
+
+def command(folder: Path, name: str, steps: int) -> str:
+    return (
+        f"{sys.executable} rl/run_grpo.py --config tests/rl/tiny.yaml output_dir={folder} name={name} steps={steps} "
+        "checkpoint.interval=2 eval.interval=1000 logging.wandb=disabled"
+    )
+
+
+def steps_done(run_dir: Path) -> int:
+    file = run_dir / "metrics.jsonl"
+    return len(read_jsonl(file)) - 1 if file.exists() else 0
+
+
+def ended(client: JobSubmissionClient, job: str) -> JobStatus:
+    wait(lambda: client.get_job_status(job) in ENDED, "the job to end")
+    return client.get_job_status(job)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_that_is_stopped_leaves_a_checkpoint_and_the_next_goes_on_from_it(client, tmp_path) -> None:
+    run_dir = tmp_path / "tiny"
+    first = submit(client, command(tmp_path, "tiny", 300))
+    wait(lambda: steps_done(run_dir) >= 4 or client.get_job_status(first) in ENDED, "four steps")
     assert client.get_job_status(first) == JobStatus.RUNNING, client.get_job_logs(first)
     client.stop_job(first)
-    wait(lambda: client.get_job_status(first) in ENDED, "the job to stop")
-    assert client.get_job_status(first) == JobStatus.STOPPED
+    assert ended(client, first) == JobStatus.STOPPED
     *_, checkpoint = sorted((run_dir / "checkpoints").glob("step_*"))
     reached = int(checkpoint.name.removeprefix("step_"))
     assert 2 <= reached < 300
     assert "stopped; the same command goes on from the last checkpoint" in client.get_job_logs(first)
 
-    again = command.replace("steps=300", f"steps={reached + 2}")
-    second = wait(lambda: submit(again), "the head to take a job")
-    wait(lambda: client.get_job_status(second) in ENDED, "the second job")
-    assert client.get_job_status(second) == JobStatus.SUCCEEDED, client.get_job_logs(second)
+    second = submit(client, command(tmp_path, "tiny", reached + 2))
+    assert ended(client, second) == JobStatus.SUCCEEDED, client.get_job_logs(second)
     assert [row["step"] for row in read_jsonl(run_dir / "metrics.jsonl")] == list(range(reached + 3))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_jobs_side_by_side_do_not_touch_each_other(client, tmp_path) -> None:
+    alone = command(tmp_path, "alone", 30) + " in_process=true"
+    subprocess.run(alone.split(), cwd=ROOT, check=True, capture_output=True)
+    jobs = {name: submit(client, command(tmp_path, name, steps)) for name, steps in (("stopped", 300), ("stays", 30))}
+    for name, job in jobs.items():
+        wait(lambda n=name, j=job: steps_done(tmp_path / n) >= 2 or client.get_job_status(j) in ENDED, "two steps")
+    assert client.get_job_status(jobs["stopped"]) == JobStatus.RUNNING, client.get_job_logs(jobs["stopped"])
+    client.stop_job(jobs["stopped"])
+    assert ended(client, jobs["stays"]) == JobStatus.SUCCEEDED, client.get_job_logs(jobs["stays"])
+    assert ended(client, jobs["stopped"]) == JobStatus.STOPPED
+    curves = [
+        [
+            {key: x for key, x in row.items() if not key.startswith(OF_THE_MACHINE)}
+            for row in read_jsonl(tmp_path / name / "metrics.jsonl")
+        ]
+        for name in ("alone", "stays")
+    ]
+    assert curves[0] == curves[1]
