@@ -26,6 +26,7 @@ from machine import describe
 from deltarl.rl.jsonl import read_jsonl
 
 ROOT = Path(__file__).parents[1]
+WRITTEN = ("step", "eval/pass@1", "time/", "staleness/")  # how the names begin of what a result keeps of a row
 Rows = list[dict[str, Any]]
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="the checkpoint all start from; left out, the recipe's warm start")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.4, 0.6, 0.8], help="held-out pass@1")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "async_vs_sync")
-    parser.add_argument("--out", type=Path, help="write all rows as JSON")
+    parser.add_argument("--out", type=Path, help="write the rows as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, e.g. learner.num_ranks=1")
     args = parser.parse_intermixed_args()
     recipe = ["--config", args.recipe, "logging.wandb=disabled", *args.overrides]
@@ -66,7 +67,8 @@ def main() -> None:
             for run in started:
                 run.finish()
             for mode, name in names.items():
-                runs[mode].append(read_jsonl(args.folder / name / "metrics.jsonl"))
+                rows = read_jsonl(args.folder / name / "metrics.jsonl")
+                runs[mode].append([{k: x for k, x in row.items() if k.startswith(WRITTEN)} for row in rows])
     for line in table(runs, args.thresholds):
         print(line)
     if args.out:
