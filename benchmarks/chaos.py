@@ -5,7 +5,7 @@
 A tiny run on three raylets of this machine: one learner, four samplers, two verifiers. While it goes on, workers are
 killed (`kill -9`) or stopped (SIGSTOP), a raylet is killed and another joins, the disk for checkpoints fills up (a
 small tmpfs), a verifier hangs, the network to one raylet (in a namespace of its own) is cut for ten seconds; disk and
-network need root. One fault at a time; a fault is over when the run is a step further than it was. At the end the
+network need root. One fault at a time; a fault is over when the run has done a step that began after it. At the end the
 curve, the sampled answers and the tokens counted are compared with those of the same run in one process that nothing
 happened to, bit for bit.
 """
@@ -67,7 +67,7 @@ def chaos(count: int, seed: int, folder: Path) -> dict[str, Any]:
     """Runs undisturbed and disturbed in `folder`, and compares."""
     flag = folder / "hang"
     (folder / "plugin.py").write_text(PLUGIN.format(flag=str(flag)))
-    command = [sys.executable, "-m", "deltarl.rl.run_grpo", "--config", str(RECIPE), *options(folder, 2 * count + 10)]
+    command = [sys.executable, "-m", "deltarl.rl.run_grpo", "--config", str(RECIPE), *options(folder, 4 * count + 10)]
     subprocess.run([*command, "name=straight", "in_process=true"], check=True, stderr=subprocess.DEVNULL)
     with Machine(folder / "broken", flag) as machine:
         env = os.environ | {"RAY_ADDRESS": machine.address}
@@ -106,7 +106,7 @@ def options(folder: Path, steps: int) -> list[str]:
 def inject(
     machine: Machine, driver: subprocess.Popen[bytes], run_dir: Path, rng: random.Random, count: int
 ) -> dict[str, list[float]]:
-    """Seconds until the run was a step further, by fault."""
+    """Seconds until the run had done a step that began after the fault, by fault."""
     found: dict[str, list[float]] = defaultdict(list)
     wait_for(lambda: steps_done(run_dir) >= 2, driver)
     for number in range(count):
@@ -114,7 +114,7 @@ def inject(
         name, fault = machine.choose(rng)
         before, start = steps_done(run_dir), time.monotonic()
         fault()
-        wait_for(lambda before=before: steps_done(run_dir) > before, driver)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        wait_for(lambda before=before: steps_done(run_dir) > before + 1, driver)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         found[name].append(round(time.monotonic() - start, 2))
         machine.mend()
         print(f"{number + 1}/{count}: {name}, {found[name][-1]:.1f} s", file=sys.stderr, flush=True)

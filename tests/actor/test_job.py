@@ -77,7 +77,8 @@ def wait(found: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
 
 def submit(client: JobSubmissionClient, entrypoint: str) -> str:
     """As `--working-dir .`; without what git does not hold, to be quick."""
-    files = {"working_dir": str(ROOT), "excludes": [".*", "runs", "benchmarks", "data"]} | GRACE
+    hidden = [path.name for path in ROOT.glob(".*")]
+    files = {"working_dir": str(ROOT), "excludes": [*hidden, "/runs", "/benchmarks", "/data"]} | GRACE
 
     def found() -> str | None:
         try:
