@@ -3,10 +3,10 @@
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from deltarl.actor.host import StateLostError
 from deltarl.actor.placement import PlacementError
-from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.faults import Faults
 
 log = logging.getLogger(__name__)
@@ -14,10 +14,13 @@ log = logging.getLogger(__name__)
 RETRY_S, TELL_S = 5.0, 60.0  # between tries to place the run again, and between lines that say so
 
 
-def keep_running(attempt: Callable[[], None], store: CheckpointStore, faults: Faults, max_restarts: int) -> None:
+def keep_running(
+    attempt: Callable[[], None], newest: Callable[[], Path | None], faults: Faults, max_restarts: int
+) -> None:
     """Calls `attempt`, which takes the run from its newest checkpoint to its end, until it got there.
 
     Args:
+        newest: the checkpoint it would go on from now, of RL or of the warm start; None at the beginning.
         max_restarts: how many times in a row it may fail without having made a new checkpoint.
 
     Raises:
@@ -25,7 +28,7 @@ def keep_running(attempt: Callable[[], None], store: CheckpointStore, faults: Fa
         PlacementError: the cluster is too small from the beginning.
         Exception: whatever else `attempt` raised.
     """
-    in_vain, before, waited = 0, store.latest(), 0.0
+    in_vain, before, waited = 0, newest(), 0.0
     while True:
         try:
             return attempt()
@@ -39,7 +42,7 @@ def keep_running(attempt: Callable[[], None], store: CheckpointStore, faults: Fa
             waited += RETRY_S
         except StateLostError as error:
             waited = 0.0
-            latest = store.latest()
+            latest = newest()
             in_vain = in_vain + 1 if latest == before else 1
             before = latest
             if in_vain > max_restarts:

@@ -29,6 +29,7 @@ FREE_KEYS = (
     "rollout.num_cpus",
     "rollout.stuck_after",
     "reward.stuck_after",
+    "sft.checkpoint_interval",
     "learner.num_cpus",
     "learner.max_restarts",
     "learner.num_ranks",

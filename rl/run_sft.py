@@ -25,8 +25,11 @@ def warm_up(config: RunConfig) -> None:
         raise ConfigError("the recipe has no `sft` section")
     run_dir = open_run_dir(config)
     log_to(run_dir)
+    from deltarl.rl.faults import Faults
     from deltarl.rl.fleets import placed, warm_start
     from deltarl.rl.problem_set import ProblemSet, demonstrations
+    from deltarl.rl.recovery import keep_running
+    from deltarl.rl.supervise import newest_checkpoint
     from deltarl.rl.warm_start import load_tokenizer, starting_point
 
     tokenizer = load_tokenizer(config.model)
@@ -36,10 +39,14 @@ def warm_up(config: RunConfig) -> None:
         starting_point(folder, config, tokenizer, shown)
     elif not folder.is_dir():
         learner = config.learner
-        runtime.start(learner.num_ranks * learner.num_cpus, bool(learner.num_gpus))
-        try:
+
+        def attempt() -> None:
             with placed(config, learner_alone=True) as places:
                 warm_start(config, folder, shown, places)
+
+        runtime.start(learner.num_ranks * learner.num_cpus, bool(learner.num_gpus))
+        try:
+            keep_running(attempt, lambda: newest_checkpoint(run_dir / "sft"), Faults(run_dir), learner.max_restarts)
         finally:
             runtime.stop()
     log.info("checkpoint: %s", folder.resolve())

@@ -2,14 +2,17 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, disable_progress_bars
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -52,7 +55,8 @@ def supervise(
     steps. If there is one, of the same arguments, training goes on from it, bit for bit as if never cut short.
     """
     state = rank_state()
-    resumed = _newest(folder / CHECKPOINTS)
+    # One rank looks for all: another may see the folder a moment later.
+    (resumed,) = broadcast_object_list([newest_checkpoint(folder) if state.is_main_process else None])
     if state.is_main_process:
         if resumed is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -125,9 +129,9 @@ def _encoded(demonstrations: Sequence[Demonstration], tokenizer: PreTrainedToken
     return rows.map(encode, batched=True, remove_columns=rows.column_names)
 
 
-def _newest(folder: Path) -> Path | None:
-    """The last checkpoint that was written to its end."""
-    return max((path.parent for path in folder.glob(f"checkpoint-*/{MASTERS}")), key=_step, default=None)
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last one, written to its end, of the training under way in `folder`."""
+    return max((path.parent for path in folder.glob(f"{CHECKPOINTS}/*/{MASTERS}")), key=_step, default=None)
 
 
 def _step(checkpoint: Path) -> int:
@@ -141,15 +145,32 @@ class _Trainer(SFTTrainer):
         step = self.state.global_step
         if step == self.state.max_steps:
             return  # the trainer would do one more step from there
+        checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{step}"
+        failed = self._failure_of(partial(super()._save_checkpoint, model, trial))
+        failed = failed or self._failure_of(partial(self._complete, checkpoint))
+        if failed and self.args.should_save:
+            log.warning("the warm start goes on without a checkpoint of step %d: %s", step, failed)
+            shutil.rmtree(checkpoint, ignore_errors=True)  # room, and not one of those that are kept
+
+    @staticmethod
+    def _failure_of(write: Callable[[], None]) -> str | None:
+        """What kept one of the ranks from writing, if anything did; the same to all of them."""
+        error = None
         try:
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save:
-                file = Path(self._get_output_dir(trial)) / f"checkpoint-{step}" / MASTERS
-                partial = file.with_suffix(".tmp")
-                save_file(self._masters(), partial)
-                partial.rename(file)
-        except (OSError, RuntimeError, SafetensorError) as error:  # what a full disk is to the writers of its files
-            log.warning("the warm start goes on without a checkpoint of step %d: %s", step, error)
+            write()
+        except (torch.AcceleratorError, torch.OutOfMemoryError, distributed.DistError):
+            raise
+        except (OSError, RuntimeError, SafetensorError) as found:  # torch's writer has RuntimeErrors for a full disk
+            error = str(found)
+        return next((said for said in gather_object([error]) if said), None)
+
+    def _complete(self, checkpoint: Path) -> None:
+        if not self.args.should_save:  # the main rank does
+            return
+        file = checkpoint / MASTERS
+        temporary = file.with_suffix(".tmp")
+        save_file(self._masters(), temporary)
+        temporary.rename(file)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -51,6 +51,7 @@ def train(config: RunConfig) -> None:
     from deltarl.rl.problem_set import ProblemSet, demonstrations
     from deltarl.rl.recovery import keep_running
     from deltarl.rl.report import write_report
+    from deltarl.rl.supervise import newest_checkpoint
     from deltarl.rl.warm_start import check_context, load_tokenizer, starting_point
 
     Scorer(**scorer_arguments(config)).close()  # a plug-in that cannot be loaded is refused now
@@ -78,7 +79,12 @@ def train(config: RunConfig) -> None:
         runtime.start(cpus_needed(config), bool(gpu_shares(config)))
     try:
         with stopped_by_sigterm():
-            keep_running(attempt, store, faults, config.learner.max_restarts)
+            keep_running(
+                attempt,
+                lambda: store.latest() or newest_checkpoint(run_dir / "sft"),
+                faults,
+                config.learner.max_restarts,
+            )
     finally:
         if not config.in_process:
             runtime.stop()

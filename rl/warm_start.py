@@ -111,13 +111,14 @@ def starting_point(
     """
     if config.sft is None and config.model.path is not None:
         return Path(config.model.path)
+    sft_folder = folder.parent / "sft"
     if folder.is_dir():
+        shutil.rmtree(sft_folder / CHECKPOINTS, ignore_errors=True)  # a kill may have left them
         return folder
     source = config.model.path
     model = load_trainable(source) if source else new_model(config.model, len(tokenizer), config.seed)
     log.info("model: %s parameters, %s", f"{model.num_parameters():,}", _kind(model))
     partial = folder.with_name(f".partial_{folder.name}")
-    sft_folder = folder.parent / "sft"
     if config.sft is not None:
         supervise(model, tokenizer, demonstrations, config.sft, sft_folder, config.seed)
     if rank_state().is_main_process:

@@ -1,6 +1,7 @@
 """Prompts and answers that kill workers: a run goes on without them, counts them, and does not try them again."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from whole_run import curve
@@ -12,7 +13,6 @@ from deltarl.reward.batch import TrainerState
 from deltarl.reward.rewards import ScoreReport
 from deltarl.reward.verdict import Reason, Verdict, VerdictKind
 from deltarl.rl import collect, loop
-from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.config import RunConfig
 from deltarl.rl.faults import FAULTS_FILE, Faults
 from deltarl.rl.in_process import InProcess
@@ -176,14 +176,27 @@ def test_a_learner_lost_with_its_node_waits_for_another_node(tmp_path, monkeypat
         if (error := next(fates)) is not None:
             raise error
 
-    keep_running(attempt, CheckpointStore(tmp_path, 1), Faults(tmp_path), max_restarts=1)
+    keep_running(attempt, lambda: None, Faults(tmp_path), max_restarts=1)
     assert next(fates, "none left") == "none left"
 
     def too_small() -> None:
         raise PlacementError("too small")
 
     with pytest.raises(PlacementError):  # from the beginning
-        keep_running(too_small, CheckpointStore(tmp_path, 1), Faults(tmp_path), max_restarts=1)
+        keep_running(too_small, lambda: None, Faults(tmp_path), max_restarts=1)
+
+
+def test_losses_in_a_row_are_those_without_a_new_checkpoint(tmp_path):
+    made = iter([None, "checkpoint-10", "checkpoint-20", "checkpoint-20", "checkpoint-20"])
+    lost = []
+
+    def attempt() -> None:
+        lost.append(1)
+        raise StateLostError("killed")
+
+    with pytest.raises(StateLostError):
+        keep_running(attempt, lambda: (name := next(made)) and Path(name), Faults(tmp_path), max_restarts=2)
+    assert len(lost) == 4
 
 
 def test_a_refill_of_nothing_but_prompts_that_kill_is_left_out(tiny, monkeypatch):

@@ -1,5 +1,7 @@
 """The model a run starts from: reproducible, readable by transformers, and supervised on the right tokens."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from transformers import KimiLinearForCausalLM, Qwen2Config, Qwen2ForCausalLM
@@ -125,43 +127,97 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("cut", "again"),
-    [(15, range(11, 31)), (23, range(11, 31)), (30, range(21, 31)), (None, range(21, 31))],
-    ids=["between", "while writing", "in the last step", "after it"],
-)
-def test_cut_short_it_goes_on_bit_for_bit(tiny, tokenizer, demonstrations, tmp_path, monkeypatch, dtype, cut, again):
-    def train(folder):
-        model = new_model(tiny(f"model.dtype={dtype}").model, len(tokenizer), seed=0)
+@pytest.fixture
+def train(request, tiny, tokenizer, demonstrations):
+    """Supervises a new model in a folder; the weights and the metrics."""
+    config = SFT.model_copy(update={"checkpoint_interval": 10, "steps": 40})
+    kind = getattr(request, "param", "hybrid in bf16")
+
+    def train(folder, demonstrations=demonstrations):
+        if kind == "qwen2":
+            torch.manual_seed(0)
+            model = qwen2(len(tokenizer))
+        else:
+            dtype = "bfloat16" if kind.endswith("bf16") else "float32"
+            model = new_model(tiny(f"model.dtype={dtype}").model, len(tokenizer), seed=0)
         supervise(model, tokenizer, demonstrations, config, folder, seed=0)
         return weights(model), read_jsonl(folder / "metrics.jsonl")
 
-    class Stops(supervise_module._LogToJsonl):
-        def on_step_end(self, args, state, control, **unused):
-            if state.global_step == cut:
-                raise Killed
+    return train
 
-        def on_train_end(self, args, state, control, **unused):
+
+class Steps(supervise_module._LogToJsonl):
+    """Notes which steps are done, and ends the process, so to speak, after one of them or the last."""
+
+    done: ClassVar[list[int]] = []
+    last = -1
+
+    def on_step_end(self, args, state, control, **unused):
+        self.done.append(state.global_step)
+        if state.global_step == self.last:
             raise Killed
 
-    config = SFT.model_copy(update={"checkpoint_interval": 10})
-    expected, rows = train(tmp_path / "undisturbed")
-    steps = []
-    with monkeypatch.context() as patch:
-        patch.setattr(supervise_module, "_LogToJsonl", Stops)
+    def on_train_end(self, args, state, control, **unused):
+        if self.last == 0:
+            raise Killed
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """`cut(after, train, ...)`: the steps of a training that is cut short after this one, or after the end for 0."""
+    monkeypatch.setattr(supervise_module, "_LogToJsonl", Steps)
+
+    def cut(after, train, *args):
+        Steps.done, Steps.last = [], -1 if after is None else after
+        if after is None:
+            return Steps.done, *train(*args)
         with pytest.raises(Killed):
-            train(tmp_path / "cut")
-    newest = max((tmp_path / "cut" / CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    if cut == 23:
-        (newest / "masters.safetensors").unlink()
-    monkeypatch.setattr(
-        supervise_module._LogToJsonl, "on_step_end", lambda self, a, state, c, **_: steps.append(state.global_step)
-    )
-    found, logged = train(tmp_path / "cut")
-    assert steps == list(again)
-    assert same(found, expected)
-    assert logged == rows
+            train(*args)
+        return Steps.done
+
+    return cut
+
+
+@pytest.mark.parametrize(
+    ("train", "after", "first", "count"),
+    [
+        pytest.param("hybrid", 25, 21, 64, id="hybrid"),
+        pytest.param("qwen2", 25, 21, 64, id="qwen2"),
+        pytest.param("hybrid in bf16", 25, 21, 64, id="within an epoch"),
+        pytest.param("hybrid in bf16", 25, 21, 80, id="at its end"),
+        pytest.param("hybrid in bf16", 40, 31, 64, id="in the last step"),
+        pytest.param("hybrid in bf16", 0, 31, 64, id="after it"),
+    ],
+    indirect=["train"],
+)
+def test_cut_short_it_goes_on_bit_for_bit(train, cut, demonstrations, tmp_path, after, first, count):
+    shown = (demonstrations * 2)[:count]
+    whole = train(tmp_path / "whole", shown)
+    assert cut(after, train, tmp_path / "cut", shown)[0] == 1
+    steps, found, rows = cut(None, train, tmp_path / "cut", shown)
+    assert steps == list(range(first, 41))
+    assert same(found, whole[0])
+    assert rows == whole[1]
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(train, cut, tmp_path, monkeypatch, caplog):
+    real = supervise_module.save_file
+
+    def save(tensors, file):
+        if "checkpoint-20" in str(file):
+            raise OSError(28, "no space left on device")
+        if "checkpoint-30" in str(file):
+            raise Killed
+        real(tensors, file)
+
+    whole, _ = train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(supervise_module, "save_file", save)
+        assert cut(99, train, tmp_path / "cut")[-1] == 30
+    assert not (tmp_path / "cut" / CHECKPOINTS / "checkpoint-20").exists()
+    steps, found, _ = cut(None, train, tmp_path / "cut")
+    assert steps[0] == 11
+    assert same(found, whole)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +243,7 @@ def test_a_full_disk_costs_a_checkpoint_alone(
     assert [r.message for r in caplog.records if r.name == supervise_module.__name__] == [
         f"the warm start goes on without a checkpoint of step {step}: {error}" for step in (10, 20)
     ]
-    assert not list((tmp_path / "full" / CHECKPOINTS).glob("*/masters.safetensors"))
+    assert not list((tmp_path / "full" / CHECKPOINTS).glob("checkpoint-*"))
 
 
 def qwen2(vocab_size: int) -> Qwen2ForCausalLM:
