@@ -50,9 +50,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, e.g. learner.num_ranks=1")
     args = parser.parse_intermixed_args()
-    recipe = ["--config", args.recipe, "logging.wandb=disabled", *args.overrides]
+    common = ["--config", args.recipe, "logging.wandb=disabled", *args.overrides]
     if args.start is None:
-        Run("rl/run_sft.py", args.folder, "start", recipe, "0" if args.gpus else "").finish()
+        Run("rl/run_sft.py", args.folder, "start", common, "0" if args.gpus else "").finish()
     start = args.start or args.folder / "start" / "initial"
     modes = [Mode(n, in_flight) for n in args.staleness for in_flight in (args.in_flight if n else ["none"])]
     runs: dict[Mode, list[Rows]] = {mode: [] for mode in modes}
@@ -62,10 +62,14 @@ def main() -> None:
             started = []
             for gpu, (mode, name) in enumerate(names.items()):
                 shutil.copytree(start, args.folder / name / "initial", symlinks=True)
-                options = [*recipe, *(f"rollout.{key}={value}" for key, value in mode._asdict().items())]
+                options = [*common, *(f"rollout.{key}={value}" for key, value in mode._asdict().items())]
                 started.append(Run("rl/run_grpo.py", args.folder, name, options, str(gpu) if args.gpus else ""))
-            for run in started:
-                run.finish()
+            try:
+                for run in started:
+                    run.finish()
+            finally:
+                for run in started:
+                    run.end()
             for mode, name in names.items():
                 rows = read_jsonl(args.folder / name / "metrics.jsonl")
                 runs[mode].append([{k: x for k, x in row.items() if k.startswith(WRITTEN)} for row in rows])
@@ -73,7 +77,13 @@ def main() -> None:
         print(line)
     if args.out:
         found = [mode._asdict() | {"rounds": rounds} for mode, rounds in runs.items()]
-        said = {"recipe": args.recipe, "gpus": args.gpus, "overrides": args.overrides, "runs": found}
+        said = {
+            "recipe": args.recipe,
+            "start": str(args.start or ""),
+            "gpus": args.gpus,
+            "overrides": args.overrides,
+            "runs": found,
+        }
         args.out.write_text(json.dumps(describe(["torch", "ray"]) | said) + "\n")
 
 
@@ -92,6 +102,9 @@ class Run:
         command = [sys.executable, script, *options, f"name={name}", f"output_dir={folder}"]
         with self._said.open("w") as stderr:
             self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=DEVNULL, stderr=stderr)
+
+    def end(self) -> None:
+        self._process.terminate()
 
     def finish(self) -> None:
         status = self._process.wait()

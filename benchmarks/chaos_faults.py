@@ -78,11 +78,11 @@ class Machine:
         return name, faults[name]
 
     def mend(self) -> None:
-        """Room on the disk again, no verifier to hang any more, and a raylet that the cluster gave up starts anew."""
+        """Room on the disk again, no verifier to hang any more, and the network there."""
         self._filler.unlink(missing_ok=True)
         self._flag.unlink(missing_ok=True)
         if self._far:
-            self._far.join(self.address)
+            self._far.wait()
 
     def processes(self) -> list[psutil.Process]:
         """All that the cluster and the run started and that is still there."""
@@ -105,7 +105,7 @@ class Machine:
 
     def _cut(self, far: FarNode) -> None:
         self._wait_for_workers(tuple(WORKERS.values()), far.processes)
-        far.cut()
+        far.cut(self.address)
 
     @staticmethod
     def _wait_for_workers(

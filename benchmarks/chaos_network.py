@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 HERE, THERE = "10.201.77.1", "10.201.77.2"  # the two ends of the link
 CUT_S = 10.0
+SEES_S = 3.0  # in which a raylet that the cluster gave up for dead sees that and ends
 
 
 class FarNode:
@@ -23,6 +26,7 @@ class FarNode:
         self._name = f"chaos{os.getpid()}"
         self._near, far = f"near{os.getpid()}", f"far{os.getpid()}"
         self._raylet: subprocess.Popen[bytes] | None = None
+        self._cut: threading.Timer | None = None
         inside = f"ip netns exec {self._name} ip"
         _do(f"ip netns add {self._name}")
         try:
@@ -37,7 +41,7 @@ class FarNode:
             raise
 
     def join(self, address: str) -> None:
-        """Starts a raylet there which joins this cluster; nothing happens while there is one."""
+        """Starts a raylet there which joins this cluster, if there is none."""
         if self._raylet is not None and self._raylet.poll() is None:
             return
         ray = str(Path(sys.executable).parent / "ray")
@@ -49,15 +53,31 @@ class FarNode:
         )
 
     def processes(self) -> list[psutil.Process]:
-        pids = _do(f"ip netns pids {self._name}").split()
-        return [psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))]
+        found = []
+        for pid in _do(f"ip netns pids {self._name}").split():
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(int(pid)))
+        return found
 
-    def cut(self) -> None:
-        """Nothing gets through for `CUT_S` seconds from now."""
+    def cut(self, address: str) -> None:
+        """Nothing gets through for `CUT_S` seconds from now; then a raylet joins this cluster if that one has ended."""
+
+        def mend() -> None:
+            _do(f"ip link set {self._near} up")
+            time.sleep(SEES_S)
+            self.join(address)
+
         _do(f"ip link set {self._near} down")
-        threading.Timer(CUT_S, _do, [f"ip link set {self._near} up"]).start()
+        self._cut = threading.Timer(CUT_S, mend)
+        self._cut.start()
+
+    def wait(self) -> None:
+        """Until the last cut is over."""
+        if self._cut is not None:
+            self._cut.join()
 
     def close(self) -> None:
+        self.wait()
         if self._raylet is not None:
             self._raylet.terminate()
             self._raylet.wait()
