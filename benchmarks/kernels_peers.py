@@ -49,7 +49,7 @@ class Peer:
 
     def load(self) -> str | None:
         """Imports the implementation; None, or why it cannot run here."""
-        raise NotImplementedError
+        raise NotImplementedError  # each peer has its own
 
     def lacks(self, raw: bool, lower_bound: float | None, backward: bool) -> str | None:
         """Why this does not take part in a comparison, or None."""
@@ -61,11 +61,11 @@ class Peer:
 
     def forward(self, x: Inputs) -> Tensor:
         """Output `[B, T, H, D]`."""
-        raise NotImplementedError
+        raise NotImplementedError  # each peer has its own
 
     def decode(self, d: DecodeInputs, layer: bool, form: str) -> Step:
         """A step of the recurrence alone (`d.x` is past the convolution), or with convolution and gated norm."""
-        raise NotImplementedError
+        raise NotImplementedError  # each peer has its own
 
     def note(self) -> str:
         """Something worth printing beside the results."""

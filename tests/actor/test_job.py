@@ -130,12 +130,13 @@ def test_a_job_that_is_stopped_leaves_a_checkpoint_and_the_next_goes_on_from_it(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_jobs_side_by_side_do_not_touch_each_other(client, tmp_path) -> None:
-    alone = command(tmp_path, "alone", 30) + " in_process=true"
+    alone = command(tmp_path, "alone", 60) + " in_process=true"
     subprocess.run(alone.split(), cwd=ROOT, check=True, capture_output=True)
-    jobs = {name: submit(client, command(tmp_path, name, steps)) for name, steps in (("stopped", 300), ("stays", 30))}
+    jobs = {name: submit(client, command(tmp_path, name, steps)) for name, steps in (("stopped", 300), ("stays", 60))}
     for name, job in jobs.items():
         wait(lambda n=name, j=job: steps_done(tmp_path / n) >= 2 or client.get_job_status(j) in ENDED, "two steps")
     assert client.get_job_status(jobs["stopped"]) == JobStatus.RUNNING, client.get_job_logs(jobs["stopped"])
+    assert client.get_job_status(jobs["stays"]) == JobStatus.RUNNING, "it was done before the other was stopped"
     client.stop_job(jobs["stopped"])
     assert ended(client, jobs["stays"]) == JobStatus.SUCCEEDED, client.get_job_logs(jobs["stays"])
     assert ended(client, jobs["stopped"]) == JobStatus.STOPPED

@@ -200,7 +200,7 @@ def test_cut_short_it_goes_on_bit_for_bit(train, cut, demonstrations, tmp_path, 
     assert rows == whole[1]
 
 
-def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(train, cut, tmp_path, monkeypatch, caplog):
+def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(train, cut, tmp_path, monkeypatch):
     real = supervise_module.save_file
 
     def save(tensors, file):
