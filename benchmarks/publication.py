@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,19 +40,21 @@ TURNS = 7
 
 
 class Way(NamedTuple):
-    """One way to publish: what it is called, its transport, whether over NCCL, and the GPU of each process."""
+    """One way to publish: what it is called, its transport, and whether over NCCL."""
 
     name: str
     transport: Transport
     own_gpus: bool = False
-    num_gpus: float = 0.0
 
 
 class Learner:
     """Does of `rl.Learner` what publishing asks of it."""
 
-    def __init__(self, megabytes: int):
-        self._model, self._offers, self._version = model_of(megabytes), WeightOffers(), 0
+    def __init__(self) -> None:
+        self._offers, self._version = WeightOffers(), 0
+
+    def make(self, megabytes: int) -> None:
+        self._model = model_of(megabytes)
 
     def listen(self, address: str) -> int:
         return self._offers.listen(address)
@@ -80,8 +82,8 @@ class Learner:
 class Engine:
     """Stands for a backend, and counts what it loads in another way than the one asked for."""
 
-    def __init__(self, megabytes: int):
-        self.model, self.kinds = model_of(megabytes), set[str]()
+    def __init__(self) -> None:
+        self.model, self.kinds = nn.Module(), set[str]()
 
     def load_weights(self, update: Any) -> None:
         update.load_into(self.model)
@@ -89,13 +91,18 @@ class Engine:
 
 
 class Sampler(RolloutWorker):
-    def __init__(self, megabytes: int):
-        self._engine = Engine(megabytes)
+    def __init__(self) -> None:
+        self._engine = Engine()
         self._receiver = Receiver()
         self._backend = self._engine  # type: ignore[assignment]  # it does not sample
 
+    def make(self, megabytes: int) -> None:
+        self._engine.model = model_of(megabytes)
+
     def kinds(self) -> set[str]:
-        return self._engine.kinds
+        """Of what it loaded since this was last asked."""
+        kinds, self._engine.kinds = self._engine.kinds, set()
+        return kinds
 
 
 class Later:
@@ -106,49 +113,53 @@ class Later:
 
 
 def model_of(megabytes: int) -> nn.Module:
-    """A hybrid in fp32 of about that size: layers of 32 MB."""
-    layers = max(1, megabytes // 32)
-    sizes = {"num_attention_heads": 8, "linear_num_heads": 8, "linear_head_dim": 64, "intermediate_size": 4096}
-    latent = {"kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
-    config = hybrid_config(
-        vocab_size=512, hidden_size=512, num_hidden_layers=layers, max_position_embeddings=512, **sizes, **latent
-    )
+    """A hybrid in fp32 of about that size, of 24 layers whatever the size."""
+    heads = max(1, round((megabytes * 2**20 / 4 / (24 * 15 * 64 * 64)) ** 0.5))  # some 15 squares of the width a layer
+    width = 64 * heads
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 24}
+    heads_of = {"num_attention_heads": heads, "linear_num_heads": heads, "linear_head_dim": 64}
+    latent = {"kv_lora_rank": width // 4, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
+    config = hybrid_config(vocab_size=512, max_position_embeddings=512, **sizes, **heads_of, **latent)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # made where it is used: faster than moving it
         return HybridForCausalLM(config)
 
 
-def ways() -> list[Way]:
-    """What this machine has."""
+def ways() -> Mapping[float, Sequence[Way]]:
+    """What this machine has, by what share of a GPU the learner and the sampler have each."""
     gpus = torch.cuda.device_count()
-    share = 0.5 if gpus == 1 else 1.0 if gpus else 0.0
-    found = [Way("object store", "object_store", num_gpus=share), Way("gloo", "collective", num_gpus=share)]
-    if gpus:
-        found.append(Way("ipc", "ipc", num_gpus=0.5))
-    if gpus > 1:
-        found.append(Way("nccl", "collective", own_gpus=True, num_gpus=1.0))
-    return found
+    shared = [Way("object store", "object_store"), Way("gloo", "collective"), *([Way("ipc", "ipc")] if gpus else [])]
+    return {0.5 if gpus else 0.0: shared} | ({1.0: [Way("nccl", "collective", own_gpus=True)]} if gpus > 1 else {})
 
 
-def measure(way: Way, megabytes: int, copy: bool) -> dict[str, Any]:
-    """Seconds of each part, medians over `TURNS`, and what share of a copy's rate the whole reaches."""
-    spec = {"num_cpus": 0.4, "num_gpus": way.num_gpus}
-    learner = Gang("learner", WorkerSpec(Learner, (megabytes,), **spec), 1)
-    samplers = Fleet("samplers", WorkerSpec(Sampler, (megabytes,), **spec), 1)
-    later = Later()
-    publisher = Publisher(way.transport, way.own_gpus, samplers, learner, later, copy)  # type: ignore[arg-type]  # `do` is all of it
-    found: dict[str, list[float]] = {name: [] for name in ("copy", "learner", "samplers", "all")}
+def measured(share: float, ways: Sequence[Way], sizes: Sequence[int], copy: bool) -> Iterator[dict[str, Any]]:
+    """Of each size and way, in megabytes: seconds of each part, and what share of a copy's rate the whole reaches."""
+    learner = Gang("learner", WorkerSpec(Learner, (), num_cpus=0.4, num_gpus=share), 1)
+    samplers = Fleet("samplers", WorkerSpec(Sampler, (), num_cpus=0.4, num_gpus=share), 1)
     try:
-        for turn in range(TURNS + 1):
-            size, copied = learner.broadcast("copy")[0]
-            busy, loading = timed(publisher.publish), timed(lambda: later.asked())
-            if turn:  # the first warms up
-                for name, seconds in zip(found, (copied, busy, loading, busy + loading), strict=True):
-                    found[name].append(seconds)
-        if way.transport != "object_store" and samplers.map("kinds", [()]) != [{"Fetched"}]:
-            raise RuntimeError(f"weights did not go by {way.name}")
+        for megabytes in sizes:
+            learner.broadcast("make", megabytes)
+            samplers.broadcast("make", megabytes)
+            for way in ways:
+                yield measure(way, learner, samplers, copy)
     finally:
         samplers.close()
         learner.close()
+
+
+def measure(way: Way, learner: Gang, samplers: Fleet, copy: bool) -> dict[str, Any]:
+    """Medians over `TURNS`."""
+    later = Later()
+    publisher = Publisher(way.transport, way.own_gpus, samplers, learner, later, copy)  # type: ignore[arg-type]  # `do` is all of it
+    found: dict[str, list[float]] = {name: [] for name in ("copy", "learner", "samplers", "all")}
+    for turn in range(TURNS + 1):
+        size, copied = learner.broadcast("copy")[0]
+        busy, loading = timed(publisher.publish), timed(lambda: later.asked())
+        if turn:  # the first warms up
+            for name, seconds in zip(found, (copied, busy, loading, busy + loading), strict=True):
+                found[name].append(seconds)
+    expected = {"WeightUpdate" if way.transport == "object_store" else "Fetched"}
+    if samplers.map("kinds", [()]) != [expected]:
+        raise RuntimeError(f"weights did not go by {way.name}")
     medians = {name: statistics.median(values) for name, values in found.items()}
     return {"way": way.name, "bytes": size, "seconds": medians, "all_to_copy": medians["all"] / medians["copy"]}
 
@@ -195,11 +206,11 @@ def main() -> None:
             found["link_bytes_per_s"] = ray.get(link.remote(1024))
             print(f"link: {found['link_bytes_per_s'] / 1e9:.1f} GB/s")
         print("MB     way               GB/s  in copies | s: copy   learner  samplers")
-        for megabytes in args.megabytes:
-            for way in ways():
-                if not args.ways or way.name in args.ways:
-                    found["results"].append(measure(way, megabytes, args.copy))
-                    print(row(found["results"][-1]), flush=True)
+        for share, all_ways in ways().items():
+            asked = [way for way in all_ways if not args.ways or way.name in args.ways]
+            for result in measured(share, asked, args.megabytes, args.copy) if asked else ():
+                found["results"].append(result)
+                print(row(result), flush=True)
     finally:
         runtime.stop()
     if torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -103,7 +104,7 @@ def word_sum(x: Tensor) -> Tensor:
     head, tail = data[:whole], data[whole:]
     words = (head if x.storage_offset() * x.element_size() % 8 == 0 else head.clone()).view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=x.device)
-    odd = 2 * torch.arange(min(CHUNK, max(words.numel(), 1)), dtype=torch.int64, device=x.device) * STEP + 1
+    odd = _odd_numbers(x.device)
     for begin in range(0, words.numel(), CHUNK):
         part = words[begin : begin + CHUNK]
         total = total * STEP + (part * odd[: part.numel()]).sum()
@@ -112,6 +113,12 @@ def word_sum(x: Tensor) -> Tensor:
         last[: tail.numel()] = tail
         total = total * STEP + last.view(torch.int64)[0]
     return total
+
+
+@cache
+def _odd_numbers(device: torch.device) -> Tensor:
+    """The factors of a chunk's words, int64 `[CHUNK]`; kept (8 MB), as a model has hundreds of tensors."""
+    return 2 * torch.arange(CHUNK, dtype=torch.int64, device=device) * STEP + 1
 
 
 def flat_bytes(x: Tensor) -> Tensor:
