@@ -147,7 +147,7 @@ class RolloutConfig(Section):
     the new weights from the next token, from the states that older ones computed, or from those that the new ones
     compute of the tokens so far. Tokens are then fresher, and the curve depends on who is faster. none has new weights
     wait for the end of a batch; the same seed gives the same curve (docs/ASYNC.md)."""
-    weight_transport: WeightTransport = "object_store"
+    weight_transport: WeightTransport = "auto"
     """How new weights get from the learner to the workers (docs/FLEET.md): object_store, through the host's memory and
     Ray, for any run; collective, by a broadcast (NCCL between GPUs that no two of them share, else gloo); ipc, by
     handle on a GPU that they share; auto, whichever placement and GPUs are right for."""

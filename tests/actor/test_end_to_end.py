@@ -167,7 +167,7 @@ def test_a_run_that_samples_ahead_has_the_curve_of_one_process_also_when_a_worke
 def test_two_learner_ranks_learn_what_one_learns(reference, again, caplog):
     # On the two GPUs that Ray is told of here, each rank and a worker beside it fit no other way.
     shares = "learner.num_gpus=0.6", "rollout.num_gpus=0.4"
-    config = again("learner.num_ranks=2", "steps=2", "rollout.weight_transport=auto", *shares)
+    config = again("learner.num_ranks=2", "steps=2", *shares)
     train(config)
     one, two = rows(reference)[1], rows(config)[1]
     for name in ("reward/mean", "loss/policy", "entropy", "optim/grad_norm", "mismatch/logprob_abs_mean"):

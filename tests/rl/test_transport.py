@@ -5,7 +5,6 @@ import pytest
 from deltarl.rl.cli import ConfigError
 from deltarl.rl.transport import choose_transport, own_gpus
 
-AUTO = "rollout.weight_transport=auto"
 SHARED = ("learner.num_gpus=0.5", "rollout.num_gpus=0.25")
 SHARDED = ("learner.num_ranks=2", "learner.sharding=fsdp")
 OWN = ("learner.num_gpus=1", "rollout.num_gpus=1", "placement=disaggregated")
@@ -14,17 +13,16 @@ OWN = ("learner.num_gpus=1", "rollout.num_gpus=1", "placement=disaggregated")
 @pytest.mark.parametrize(
     ("overrides", "chosen"),
     [
-        (SHARED, "object_store"),
-        ((AUTO,), "object_store"),
-        ((AUTO, "learner.num_gpus=1"), "object_store"),
-        ((AUTO, *SHARED), "ipc"),
-        ((AUTO, *SHARED, "rollout.max_staleness=1", "rollout.in_flight=keep"), "object_store"),
-        ((AUTO, *SHARED, "in_process=true"), "object_store"),
-        ((AUTO, *SHARED, "learner.num_gpus=0.6", *SHARDED), "object_store"),
-        ((AUTO, *OWN), "collective"),
-        ((AUTO, *OWN, *SHARDED), "collective"),
-        ((AUTO, *OWN, "rollout.num_gpus=0.5"), "object_store"),
-        ((AUTO, *OWN, "rollout.backend=vllm"), "object_store"),
+        ((), "object_store"),
+        (("learner.num_gpus=1",), "object_store"),
+        (SHARED, "ipc"),
+        ((*SHARED, "rollout.max_staleness=1", "rollout.in_flight=keep"), "object_store"),
+        ((*SHARED, "in_process=true"), "object_store"),
+        ((*SHARED, "learner.num_gpus=0.6", *SHARDED), "object_store"),
+        (OWN, "collective"),
+        ((*OWN, *SHARDED), "collective"),
+        ((*OWN, "rollout.num_gpus=0.5"), "object_store"),
+        ((*OWN, "rollout.backend=vllm"), "object_store"),
         (("rollout.weight_transport=collective",), "collective"),
         ((*OWN, "rollout.weight_transport=object_store"), "object_store"),
         ((*SHARED, "rollout.weight_transport=ipc"), "ipc"),
