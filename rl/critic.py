@@ -15,7 +15,7 @@ from deltarl.model.value import HybridForValues
 from deltarl.rl.batch import Minibatch, PackedBatch, TrainSample
 from deltarl.rl.checkpoint import Write
 from deltarl.rl.config import LearnerConfig, Sharding
-from deltarl.rl.critic_config import CriticConfig
+from deltarl.rl.config.critic import CriticConfig
 from deltarl.rl.master_weights import hold_masters, masters
 from deltarl.rl.objectives.value import value_loss
 from deltarl.rl.optimizer import adamw, lr_schedule

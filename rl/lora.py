@@ -21,7 +21,7 @@ from deltarl.model.hf_policy import HFPolicy
 from deltarl.model.hybrid import HybridForCausalLM
 from deltarl.model.policy import Policy
 from deltarl.rl.checkpoint import Write
-from deltarl.rl.lora_config import LoRAConfig
+from deltarl.rl.config.lora import LoRAConfig
 from deltarl.rl.sharding import whole
 
 KDA = ("q_proj", "k_proj", "v_proj", "o_proj", "f_a_proj", "f_b_proj", "a_proj", "g_a_proj", "g_b_proj", "b_proj")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from deltarl.rl.config.sampling import SamplingConfig
 from deltarl.rl.data.order import epoch_run
-from deltarl.rl.sampling_config import SamplingConfig
 
 MIXTURE_STREAM, CHOICE_STREAM = 1, 2  # keep random numbers of one seed apart
 UNKNOWN_SUCCESS = 0.5  # of a problem never tried: worth a look

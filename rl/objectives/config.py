@@ -44,7 +44,7 @@ class ObjectiveConfig(Section):
     """mirror_descent: weight of the squared log-ratio, which holds the policy to the one the iteration started with."""
     baseline: Baseline = "group"
     """What is taken from a score: the group's mean, the mean of the group's other samples (RLOO), nothing, or what a
-    critic expected at each token (PPO; rl/critic_config.py)."""
+    critic expected at each token (PPO; rl/config/critic.py)."""
     scale_rewards: ScaleRewards = "group"
     """Divide advantages by the standard deviation of the group's or the batch's scores, or by nothing; whiten brings
     the advantages of the whole batch to mean 0 and standard deviation 1 (REINFORCE++)."""

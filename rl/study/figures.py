@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from deltarl.rl.report_panels import AMBER, BLUE, GREEN, GREY, ROSE, TEAL, VIOLET
 from deltarl.rl.study.curves import AXES, RunCurves, band
@@ -51,6 +52,7 @@ def _accuracy(curves: Mapping[str, Sequence[RunCurves]]) -> Figure:
     for place, axis in zip(axes.flat, AXES, strict=True):
         _draw(place, curves, axis, "eval/pass@1")
         place.set_xlabel(AXES[axis])
+        place.xaxis.set_major_locator(MaxNLocator(5))
     for place in axes[:, 0]:
         place.set_ylabel("held-out accuracy")
     low, high = axes[0, 0].get_ylim()

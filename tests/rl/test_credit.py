@@ -7,8 +7,8 @@ import pytest
 
 from deltarl.reward.rewards import ScoreReport
 from deltarl.rl.config import LearnerConfig
+from deltarl.rl.config.critic import CriticConfig
 from deltarl.rl.credit import assign_credit
-from deltarl.rl.critic_config import CriticConfig
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.gae import explained_variance, gae
 from deltarl.rl.presets import PRESETS

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from deltarl.rl.config.sampling import SamplingConfig
 from deltarl.rl.data import Draw, batch_indices
-from deltarl.rl.sampling_config import SamplingConfig
 
 SUCCESS = np.array([0.0, 1.0, 0.5, 0.25, 0.75, 0.5, 0.1, 0.9])
 

@@ -9,7 +9,7 @@ import torch
 from deltarl.model.checkpoint import load_model
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.config import LearnerConfig
-from deltarl.rl.critic_config import CriticConfig
+from deltarl.rl.config.critic import CriticConfig
 from deltarl.rl.learner import Learner
 from deltarl.rl.presets import PRESETS
 from deltarl.rollout.engine import Engine

@@ -14,7 +14,7 @@ from deltarl.model.checkpoint import load_model
 from deltarl.model.weights import WeightUpdate
 from deltarl.rl.batch import TrainSample, split_batch
 from deltarl.rl.config import LearnerConfig
-from deltarl.rl.critic_config import CriticConfig
+from deltarl.rl.config.critic import CriticConfig
 from deltarl.rl.learner import Learner
 from deltarl.rl.master_weights import masters
 from deltarl.rl.presets import PRESETS

@@ -15,9 +15,9 @@ from deltarl.model.routing import UNKNOWN, Routing
 from deltarl.rl.batch import PackedBatch, TrainSample, split_batch
 from deltarl.rl.cli import ConfigError
 from deltarl.rl.config import LearnerConfig
-from deltarl.rl.critic_config import CriticConfig
+from deltarl.rl.config.critic import CriticConfig
+from deltarl.rl.config.lora import LoRAConfig
 from deltarl.rl.learner import Learner
-from deltarl.rl.lora_config import LoRAConfig
 from deltarl.rl.plan import make_plan
 from deltarl.rl.warm_start import check_context
 from deltarl.rollout.engine import Engine
