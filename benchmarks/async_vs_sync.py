@@ -117,8 +117,8 @@ def table(runs: dict[Mode, list[Rows]], thresholds: Sequence[float]) -> Iterator
     """A line for each mode: means over rounds; seconds since the first step began."""
     reached = " | ".join(f"s to {t:g}" for t in thresholds)
     yield (
-        f"| max_staleness | in_flight | {reached} | s a step | learner waits | samplers wait | age of a token: mean, "
-        "oldest | answers of several versions | last pass@1 |"
+        f"| max_staleness | in_flight | {reached} | s a step | learner waits | samplers wait | tokens by their age in "
+        "versions | answers of several versions | last pass@1 |"
     )
     yield "|---" * (len(thresholds) + 8) + "|"
     for mode, rounds in runs.items():
@@ -126,13 +126,14 @@ def table(runs: dict[Mode, list[Rows]], thresholds: Sequence[float]) -> Iterator
         step = statistics.mean(row["time/step"] for rows in rounds for row in rows[1:])
         learner, samplers = (_share(rounds, f"time/wait_{who}") for who in ("rollout", "learner"))
         rows = [row for rows in rounds for row in rows[1:]]
-        age = statistics.mean(row["staleness/mean"] for row in rows)
-        oldest = max(row["staleness/max"] for row in rows)
+        oldest = int(max(row["staleness/max"] for row in rows))
+        ages = (statistics.mean(row.get(f"staleness/frac/{k}", 0.0) for row in rows) for k in range(oldest + 1))
+        histogram = ", ".join(f"{k}: {share:.0%}" for k, share in enumerate(ages))
         mixed = statistics.mean(row["staleness/mixed_frac"] for row in rows)
         score = statistics.mean(rows[-1]["eval/pass@1"] for rows in rounds)
         yield (
             f"| {mode.max_staleness} | {mode.in_flight} | {' | '.join(seconds)} | {step:.2f} | {learner:.0%} "
-            f"| {samplers:.0%} | {age:.2f}, {oldest:g} | {mixed:.0%} | {score:.3f} |"
+            f"| {samplers:.0%} | {histogram} | {mixed:.0%} | {score:.3f} |"
         )
 
 

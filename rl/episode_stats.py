@@ -41,11 +41,12 @@ def train_metrics(episodes: Episodes) -> dict[str, float]:
 
 
 def staleness_metrics(episodes: Episodes, version: int) -> dict[str, float]:
-    """By how many versions the weights that sampled a token are behind `version`, which learns from it; and the share
-    of the answers whose tokens do not all come from one version."""
+    """By how many versions the weights that sampled a token are behind `version`, which learns from it: mean, largest,
+    and the share of the tokens at each; and the share of the answers whose tokens do not all come from one version."""
     answers = [t.weight_versions for g in episodes.groups for t in g.outputs]
     behind = version - np.array([v for versions in answers for v in versions])
-    return {
+    ages, counts = np.unique(behind, return_counts=True)
+    return {f"staleness/frac/{age}": count / behind.size for age, count in zip(ages, counts, strict=True)} | {
         "staleness/mean": float(behind.mean()),
         "staleness/max": float(behind.max()),
         "staleness/mixed_frac": float(np.mean([len(set(versions)) > 1 for versions in answers])),

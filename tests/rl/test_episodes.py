@@ -101,7 +101,8 @@ def test_train_metrics(episodes):
 
 
 def test_staleness_is_of_tokens_and_answers_of_several_versions_are_counted(episodes):
-    assert staleness_metrics(episodes, 4) == {"staleness/mean": 0, "staleness/max": 0, "staleness/mixed_frac": 0}
+    fresh = {"staleness/mean": 0, "staleness/max": 0, "staleness/mixed_frac": 0, "staleness/frac/0": 1}
+    assert staleness_metrics(episodes, 4) == fresh
     first = episodes.groups[1].outputs[1]
     mixed = replace(first, weight_versions=[2, 3, 3, 4])  # of 21 tokens in all
     groups = [episodes.groups[0], group(answer("ccc"), mixed), episodes.groups[2]]
@@ -110,7 +111,12 @@ def test_staleness_is_of_tokens_and_answers_of_several_versions_are_counted(epis
         "staleness/mean": pytest.approx(4 / 21),
         "staleness/max": 2,
         "staleness/mixed_frac": pytest.approx(1 / 6),
+        "staleness/frac/0": pytest.approx(18 / 21),
+        "staleness/frac/1": pytest.approx(2 / 21),
+        "staleness/frac/2": pytest.approx(1 / 21),
     }
+    for name in found:
+        metric_doc(name)
 
 
 def test_a_mean_over_nothing_is_nan_and_without_a_verifier_a_positive_score_is_right(episodes):
