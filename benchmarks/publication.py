@@ -5,8 +5,8 @@
 
 The classes are those of a run, under Ray, with random weights: the object store and a broadcast over gloo on any
 machine; on a GPU, handles too (learner and sampler share it); on two, a broadcast by NCCL. `copy` is one copy of all
-tensors where the learner has them, `link`, of two GPUs, a copy from one to the other. All in turns in one run; medians
-of the turns. `learner` is how long the learner is busy with it, `samplers` how long samplers are, which is after that.
+tensors where the learner has them, `link`, of two GPUs, a copy from one to the other. Each way in turns with the copy;
+medians of the turns. `learner` is how long the learner is busy with it, `samplers` how long samplers are, after that.
 """
 
 import argparse
@@ -80,7 +80,7 @@ class Learner:
 
 
 class Engine:
-    """Stands for a backend, and counts what it loads in another way than the one asked for."""
+    """Stands for a backend, and keeps of which kinds the updates were that it loaded."""
 
     def __init__(self) -> None:
         self.model, self.kinds = nn.Module(), set[str]()
@@ -124,14 +124,17 @@ def model_of(megabytes: int) -> nn.Module:
         return HybridForCausalLM(config)
 
 
-def ways() -> Mapping[float, Sequence[Way]]:
-    """What this machine has, by what share of a GPU the learner and the sampler have each."""
+def ways(names: Sequence[str] | None) -> Iterator[tuple[float, Sequence[Way]]]:
+    """Of what this machine has, those of these names (or all), with the share of a GPU that each side has then."""
     gpus = torch.cuda.device_count()
     shared = [Way("object store", "object_store"), Way("gloo", "collective"), *([Way("ipc", "ipc")] if gpus else [])]
-    return {0.5 if gpus else 0.0: shared} | ({1.0: [Way("nccl", "collective", own_gpus=True)]} if gpus > 1 else {})
+    own = [Way("nccl", "collective", own_gpus=True)] if gpus > 1 else []
+    for share, found in ((0.5 if gpus else 0.0, shared), (1.0, own)):
+        if asked := [way for way in found if not names or way.name in names]:
+            yield share, asked
 
 
-def measured(share: float, ways: Sequence[Way], sizes: Sequence[int], copy: bool) -> Iterator[dict[str, Any]]:
+def measure_all(share: float, found: Sequence[Way], sizes: Sequence[int], copy: bool) -> Iterator[dict[str, Any]]:
     """Of each size and way, in megabytes: seconds of each part, and what share of a copy's rate the whole reaches."""
     learner = Gang("learner", WorkerSpec(Learner, (), num_cpus=0.4, num_gpus=share), 1)
     samplers = Fleet("samplers", WorkerSpec(Sampler, (), num_cpus=0.4, num_gpus=share), 1)
@@ -139,7 +142,7 @@ def measured(share: float, ways: Sequence[Way], sizes: Sequence[int], copy: bool
         for megabytes in sizes:
             learner.broadcast("make", megabytes)
             samplers.broadcast("make", megabytes)
-            for way in ways:
+            for way in found:
                 yield measure(way, learner, samplers, copy)
     finally:
         samplers.close()
@@ -206,9 +209,8 @@ def main() -> None:
             found["link_bytes_per_s"] = ray.get(link.remote(1024))
             print(f"link: {found['link_bytes_per_s'] / 1e9:.1f} GB/s")
         print("MB     way               GB/s  in copies | s: copy   learner  samplers")
-        for share, all_ways in ways().items():
-            asked = [way for way in all_ways if not args.ways or way.name in args.ways]
-            for result in measured(share, asked, args.megabytes, args.copy) if asked else ():
+        for share, asked in ways(args.ways):
+            for result in measure_all(share, asked, args.megabytes, args.copy):
                 found["results"].append(result)
                 print(row(result), flush=True)
     finally:

@@ -62,6 +62,9 @@ def vllm(folder: Path, work: Workload, batch: int) -> float:
     }
     from vllm import LLM, SamplingParams
 
+    from deltarl.rollout.vllm import plugin
+
+    plugin.register()  # also where deltarl is not installed and has no entry point
     llm = LLM(
         str(folder),
         dtype="float32",

@@ -117,7 +117,8 @@ def word_sum(x: Tensor) -> Tensor:
 
 @cache
 def _odd_numbers(device: torch.device) -> Tensor:
-    """The factors of a chunk's words, int64 `[CHUNK]`; kept (8 MB), as a model has hundreds of tensors."""
+    """The factors of a chunk's words, int64 `[CHUNK]`; kept (8 MB), as a model has hundreds of tensors. Made on
+    the stream of the first call, which all later ones are on too."""
     return 2 * torch.arange(CHUNK, dtype=torch.int64, device=device) * STEP + 1
 
 

@@ -45,8 +45,7 @@ def staleness_metrics(episodes: Episodes, version: int) -> dict[str, float]:
     and the share of the tokens at each; and the share of the answers whose tokens do not all come from one version."""
     answers = [t.weight_versions for g in episodes.groups for t in g.outputs]
     behind = version - np.array([v for versions in answers for v in versions])
-    ages, counts = np.unique(behind, return_counts=True)
-    return {f"staleness/frac/{age}": count / behind.size for age, count in zip(ages, counts, strict=True)} | {
+    return {f"staleness/frac/{k}": float(share) for k, share in enumerate(np.bincount(behind) / behind.size)} | {
         "staleness/mean": float(behind.mean()),
         "staleness/max": float(behind.max()),
         "staleness/mixed_frac": float(np.mean([len(set(versions)) > 1 for versions in answers])),

@@ -136,7 +136,9 @@ METRICS: dict[str, MetricDoc] = {
         "Staleness",
     ),
     "staleness/max": MetricDoc("The same of the oldest token", "versions", "Staleness"),
-    "staleness/frac/{k}": MetricDoc("Tokens whose weights are k versions behind", "fraction", "Staleness"),
+    "staleness/frac/{k}": MetricDoc(
+        "Tokens whose weights are k versions behind; absent beyond the oldest", "fraction", "Staleness"
+    ),
     "staleness/mixed_frac": MetricDoc(
         "Completions during which the weights changed (rollout.in_flight)", "fraction", "Staleness"
     ),

@@ -22,6 +22,7 @@ from deltarl.rl.plan_sizes import (
     sequences_at_once,
     stored_bytes,
 )
+from deltarl.rl.transport import choose_transport
 
 USABLE = 0.92  # of a device's memory: the rest is the CUDA context's, the libraries' and the allocator's
 HASH = 4e9  # bytes/s of the checksum on one core, as measured by benchmarks/publication.py
@@ -107,17 +108,29 @@ class _Memory:
 def _publication(config: RunConfig, model: HybridForCausalLM, hardware: HardwareConfig) -> Iterator[str]:
     """What one version of the weights moves, and the seconds at the limits of the links."""
     size, workers = stored_bytes(model), config.rollout.num_workers
-    device = DEVICES[hardware.device]
+    device, (way, _) = DEVICES[hardware.device], choose_transport(config)
     nodes = min(hardware.nodes, workers)
     others = nodes - 1 if config.placement == "colocated" else min(nodes, hardware.nodes - 1)
     gathered = 4 * model.num_parameters() if config.learner.sharding != "none" else 0
+    together = f", put together from {gathered / GB:.1f} GB of fp32 shards" if gathered else ""
+    if way == "ipc":
+        yield f"publishing a version: each of {workers} rollout workers copies {size / GB:.1f} GB on its device"
+        return
+    if way == "collective":
+        link = min(
+            hardware.network_gb_per_s * GB if others else device.peers,
+            device.host if gathered else device.peers,  # shards are put together on the host
+        )
+        yield (
+            f"publishing a version: {size / GB:.1f} GB by broadcast from rank 0 to {workers} rollout workers "
+            f"({size / link:.1f} s at {link / GB:g} GB/s){together}; 2 checksums, on devices"
+        )
+        return
     yield (
         f"publishing a version: {size / GB:.1f} GB from rank 0 into its host's memory ({size / device.host:.1f} s at "
-        f"{device.host / GB:g} GB/s)"
-        + (f", put together from {gathered / GB:.1f} GB of fp32 shards" if gathered else "")
-        + f"; {others * size / GB:.1f} GB over the network to {others} other nodes; {workers * size / GB:.1f} GB from "
-        f"object stores into {workers} rollout workers; 3 checksums one after the other, {3 * size / HASH:.0f} s at "
-        f"{HASH / GB:g} GB/s"
+        f"{device.host / GB:g} GB/s){together}; {others * size / GB:.1f} GB over the network to {others} other "
+        f"nodes; {workers * size / GB:.1f} GB from object stores into {workers} rollout workers; 3 checksums one after "
+        f"the other, {3 * size / HASH:.0f} s at {HASH / GB:g} GB/s"
     )
 
 

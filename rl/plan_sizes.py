@@ -12,6 +12,7 @@ from deltarl.rl.config import RunConfig
 from deltarl.rl.lora import adapter_parameters
 from deltarl.rl.muon import hidden_matrices
 from deltarl.rl.sharding import sharded_layers
+from deltarl.rl.transport import choose_transport
 
 GIB = 2**30
 
@@ -86,6 +87,9 @@ def learner_parts(config: RunConfig, model: PreTrainedModel) -> dict[str, int]:
         # What a rank needs whole at a time: the largest layer, or what is in none, weights and gradient.
         parts = {name: size // config.learner.num_ranks for name, size in parts.items()}
         parts[LAYER] = 2 * 4 * _largest_unit(model)
+    elif config.rollout.max_staleness and choose_transport(config)[0] != "object_store":
+        # The learner goes on while samplers fetch a version; those that start later fetch the one before.
+        parts["two versions for samplers"] = 2 * weights
     return parts
 
 

@@ -28,6 +28,7 @@ FREE_KEYS = (
     "reward.num_cpus",
     "rollout.num_cpus",
     "rollout.stuck_after",
+    "rollout.weight_transport",
     "reward.stuck_after",
     "sft.checkpoint_interval",
     "learner.num_cpus",

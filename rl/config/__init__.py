@@ -1,7 +1,9 @@
 """The run's configuration: typed, documented key by key, refused before anything starts if it makes no sense.
 
-A file a section; the string under each field is its documentation. `configs/*.yaml` set these keys, `key.sub=value` on
-the command line overrides them.
+`run.py` has the sections and what they must have in common; a section is a file (`eval`, `checkpoint` and `logging`
+are in `records.py`). Elsewhere are the loss of `learner` (`rl/objectives/config.py`), `alerts` (`rl/alerts.py`) and
+`hardware` (`rl/hardware.py`). The string under each field is its documentation. `configs/*.yaml` set these keys,
+`key.sub=value` on the command line overrides them.
 """
 
 from deltarl.rl.config.data import DataConfig, SourceConfig

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from deltarl.model.config import LinearAttention
 from deltarl.rl.section import Section
@@ -41,15 +41,6 @@ class ModelConfig(Section):
     """Longest prompt and answer together, in tokens."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights of a model made here, which it computes in; a checkpoint keeps its own. Learning is in fp32."""
-
-    @model_validator(mode="after")
-    def _enough_experts(self) -> "ModelConfig":
-        if self.num_experts and self.num_experts_per_token > self.num_experts:
-            raise ValueError(
-                f"model.num_experts_per_token = {self.num_experts_per_token} exceeds model.num_experts = "
-                f"{self.num_experts}"
-            )
-        return self
 
     @property
     def sizes(self) -> dict[str, Any]:

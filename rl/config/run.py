@@ -146,6 +146,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _problems_fit(self) -> "RunConfig":
+        if self.model.num_experts and self.model.num_experts_per_token > self.model.num_experts:
+            raise ValueError(
+                f"model.num_experts_per_token = {self.model.num_experts_per_token} exceeds model.num_experts = "
+                f"{self.model.num_experts}"
+            )
         if (
             self.sft is not None
             and self.reward.marker not in ("boxed", "any_marker", "anywhere")

@@ -52,7 +52,7 @@ def _accuracy(curves: Mapping[str, Sequence[RunCurves]]) -> Figure:
     for place, axis in zip(axes.flat, AXES, strict=True):
         _draw(place, curves, axis, "eval/pass@1")
         place.set_xlabel(AXES[axis])
-        place.xaxis.set_major_locator(MaxNLocator(5))
+        place.xaxis.set_major_locator(MaxNLocator(5))  # of more, long numbers run into each other
     for place in axes[:, 0]:
         place.set_ylabel("held-out accuracy")
     low, high = axes[0, 0].get_ylim()

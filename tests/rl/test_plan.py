@@ -176,6 +176,11 @@ def test_the_parts_of_the_plan_are_the_sums_they_should_be(kimi):
     engine = sequence_bytes(config, kimi)
     assert 20 * 32 * 128 * 128 * 4 + 4608 * 8064 < engine < 160e6
     assert f"at {engine / 1e6:.1f} MB of states and latents" in text
+    assert (
+        "98.2 GB by broadcast from rank 0 to 8 rollout workers (2.0 s at 50 GB/s), put together from 196.5 GB" in text
+    )
+    store = load_config(CLUSTER / "kimi_linear_48b_2_nodes.yaml", ["rollout.weight_transport=object_store"])
+    text = "\n".join(plan_hardware(store, kimi, config.hardware).lines)
     assert "98.2 GB over the network to 1 other nodes; 786.0 GB from object stores into 8 rollout workers" in text
 
 
