@@ -15,7 +15,7 @@ from deltarl.rl.cli import load_config
 from deltarl.rl.layout import layout
 from deltarl.rl.plan import make_plan
 from deltarl.rl.plan_hardware import plan_hardware
-from deltarl.rl.plan_sizes import active_parameters, read_by_decoding, sequence_bytes
+from deltarl.rl.plan_sizes import active_parameters, learner_parts, read_by_decoding, sequence_bytes, stored_bytes
 from deltarl.rl.run_grpo import main
 from deltarl.rl.warm_start import new_model
 
@@ -182,6 +182,17 @@ def test_the_parts_of_the_plan_are_the_sums_they_should_be(kimi):
     store = load_config(CLUSTER / "kimi_linear_48b_2_nodes.yaml", ["rollout.weight_transport=object_store"])
     text = "\n".join(plan_hardware(store, kimi, config.hardware).lines)
     assert "98.2 GB over the network to 1 other nodes; 786.0 GB from object stores into 8 rollout workers" in text
+
+
+def test_a_learner_that_goes_on_holds_versions_for_samplers_unless_they_lie_in_the_object_store(tiny):
+    own = ["learner.num_gpus=1", "rollout.num_gpus=1", "placement=disaggregated"]
+    model = new_model((config := tiny(*own)).model, 300, 0)
+    name = "two versions for samplers"
+    assert name not in learner_parts(config, model)
+    assert learner_parts(tiny(*own, "rollout.max_staleness=1"), model)[name] == 2 * stored_bytes(model)
+    assert name not in learner_parts(
+        tiny(*own, "rollout.max_staleness=1", "rollout.weight_transport=object_store"), model
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
