@@ -70,7 +70,8 @@ def main() -> None:
     check(found, TOLERANCE[args.device])
     print("\n".join(table(found, tokens, parameters, rate)))
     if args.out:
-        report = describe(["torch", "transformers", "trl"]) | {"arguments": vars(args) | {"out": str(args.out)}}
+        arguments = {name: value for name, value in vars(args).items() if name != "out"}
+        report = describe(["torch", "transformers", "trl"]) | {"arguments": arguments}
         report |= {"tokens": tokens, "parameters": parameters, "matmul_flops": rate}
         report["sides"] = {key: [asdict(m) for m in turns] for key, turns in found.items()}
         args.out.write_text(json.dumps(report, indent=1) + "\n")
