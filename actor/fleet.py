@@ -5,9 +5,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from deltarl.actor.heartbeat import Heartbeat, Where
@@ -23,7 +25,7 @@ KILLER: Final = object()
 
 
 class Fleet:
-    """`size` actors built from one spec. Not thread-safe, but for `hand_over`.
+    """`size` actors built from one spec. Not thread-safe, but for `hand_over` and `hand_out`.
 
     Of a worker that dies, only the item it held is lost, and done by another. Until the cluster has room for its
     replacement, those that are left do the work.
@@ -130,6 +132,45 @@ class Fleet:
         for slot in list(self._slots):
             if slot.doing is not Doing.STARTING:
                 slot.hand_over(method, *args)
+
+    def hand_out(
+        self,
+        method: str,
+        each: Callable[[Mapping[int, Where]], Mapping[int, tuple[Any, ...]]],
+        later: str,
+        state: Callable[[], tuple[Any, ...]],
+    ) -> dict[int, ray.ObjectRef]:
+        """Begins `worker.method(*each(started)[i])` on every worker i that has started, beside the work under way;
+        `answers` has what comes of it. Workers that start from now on are told `worker.later(*state())` instead.
+
+        Any thread may call it. Both methods must be among the spec's `beside`, and a worker may meet both.
+
+        Args:
+            each: arguments for the workers that have started, which it is given as by `ready`.
+        """
+        self._state = {**self._state, later: state}  # first, as in `hand_over`
+        slots = list(self._slots)
+        started = {i: slot.where for i, slot in enumerate(slots) if slot.where is not None}
+        return {i: slots[i].hand_over(method, *args) for i, args in each(started).items()}
+
+    def answers(self, calls: Mapping[int, ray.ObjectRef], within: float) -> dict[int, Any]:
+        """Waits so many seconds for calls that were handed out; what they returned, and nothing of workers that died,
+        or took longer.
+
+        Raises:
+            Exception: what one raised.
+        """
+        waiting, results = {call: index for index, call in calls.items()}, {}
+        until = time.monotonic() + within
+        while waiting:
+            doing = f"{len(waiting)} of the {self.name} to take over what was handed out"
+            call = wait_any(list(waiting), doing, until, self._end_stopped, self._heartbeat.interval)
+            if call is None:
+                break
+            with suppress(*DIED):
+                results[waiting[call]] = ray.get(call)
+            del waiting[call]
+        return results
 
     def settle(self) -> None:
         """Waits until every worker has what was broadcast or handed over last, and raises what it had to say to it."""

@@ -55,9 +55,9 @@ class Slot:
         """Gives the worker an item, to be done within so many seconds."""
         self._begin(Doing.WORKING, method, [self._call(method, *args)], within)
 
-    def hand_over(self, method: str, *args: Any) -> None:
-        """Calls a method that runs beside whatever the worker is at, and whose end nobody waits for."""
-        self._spec.submit(self.worker, method, *args)
+    def hand_over(self, method: str, *args: Any) -> ray.ObjectRef:
+        """Calls a method that runs beside whatever the worker is at."""
+        return self._spec.submit(self.worker, method, *args)
 
     def rest(self) -> None:
         """Forgets what it is at, whose end nobody waits for any more."""

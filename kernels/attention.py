@@ -1,8 +1,12 @@
 """Causal attention over packed sequences, for training and prefill."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import Node
+from torch.utils import deterministic
 
 from deltarl.kernels.layout import ChunkLayout
 
@@ -15,9 +19,6 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, padded
 
     In bf16 and fp16 on a GPU by PyTorch's flash attention, which reads the sequences where they are; otherwise by its
     `scaled_dot_product_attention`, on sequences padded to the longest.
-
-    Flash attention's backward adds the gradient of q in no fixed order, unless
-    `torch.use_deterministic_algorithms(True)` is set.
 
     Args:
         q, k: `[T, H, Dqk]`.  v: `[T, H, Dv]`, in the same dtype.
@@ -75,4 +76,29 @@ def _flash(
     k_bounds, longest_k = bounds if k_bounds is None else k_bounds, longest_k or longest
     out = varlen_attn(q, k, v, bounds, k_bounds, longest, longest_k, scale=scale, window_size=causal)
     assert isinstance(out, Tensor)  # it returns more only if asked
+    if out.grad_fn is not None:
+        _backward_in_order(out.grad_fn)
     return out[..., :columns]
+
+
+def _backward_in_order(node: Node) -> None:
+    """Has flash attention's backward add up the gradient of q in the same order each time.
+
+    It looks at torch's deterministic mode as it is launched. That is a switch of the whole process, which makes other
+    operations slower or refuse to run: it is on for this one alone.
+    """
+    before: list[tuple[bool, bool, bool]] = []
+    fill: Any = deterministic  # typed without the property that it has
+
+    def begin(_: object) -> None:
+        mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        before.append((*mode, fill.fill_uninitialized_memory))
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        fill.fill_uninitialized_memory = False  # all of it is written to
+
+    def end(*_: object) -> None:
+        enabled, warn_only, fill.fill_uninitialized_memory = before.pop()
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+    node.register_prehook(begin)
+    node.register_hook(end)

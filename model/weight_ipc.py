@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing import reductions
 
 from deltarl.model.weight_group import TransferError
@@ -35,33 +35,28 @@ class SharedWeights:
     device: str
     handles: Mapping[str, Handle]
 
-    def load_into(self, model: nn.Module) -> None:
-        """
+    def open(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The publisher's own tensors; `like` are those of the model that they are for.
+
         Raises:
             TransferError: they cannot be opened.
-            WeightMismatchError: they do not fit, or what arrived is not what was published.
+            WeightMismatchError: they do not fit.
         """
-        state = self.notice.check_fits(model)
-        device = next(iter(state.values())).device
+        self.notice.check_fits(like)
         try:
-            with torch.no_grad():
-                for name, x in state.items():
-                    x.copy_(opened(self.handles[name], x))
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)  # the publisher may change them afterwards
+            return {name: opened(self.handles[name], x) for name, x in like.items()}
         except RuntimeError as error:
             raise TransferError(f"the learner's memory cannot be read: {str(error).splitlines()[0]}") from error
-        self.notice.check_arrived(model)
 
 
-def load_shared(offers: Sequence[SharedWeights], model: nn.Module) -> None:
-    """Loads those of these equal weights, of several ranks of the learner, that are on the model's device; raises as
-    `SharedWeights.load_into`."""
-    here = device_id(next(iter(model.state_dict().values())).device)
+def open_shared(offers: Sequence[SharedWeights], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of these equal weights, of several ranks of the learner, those on the device that `like` is on; raises as
+    `SharedWeights.open`."""
+    here = device_id(next(iter(like.values())).device)
     found = next((shared for shared in offers if shared.device == here), None)
     if found is None:
         raise TransferError(f"the weights are on {[s.device for s in offers]}, and this sampler's on {here}")
-    found.load_into(model)
+    return found.open(like)
 
 
 def device_id(device: torch.device) -> str:

@@ -9,12 +9,13 @@ import json
 import logging
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed
 
 from deltarl.model.weight_group import Call, Member, TransferError
 from deltarl.model.weight_notice import Notice
@@ -31,13 +32,16 @@ class Receiver:
         self._member: Member | None = None
         self._host: tuple[str, int] | None = None
 
-    def receive(self, notice: Notice, call: Call, model: nn.Module) -> None:
+    def receive(self, notice: Notice, call: Call, state: Mapping[str, Tensor]) -> None:
         """
+        Args:
+            state: of the model, or tensors like these, which the weights are written to.
+
         Raises:
             TransferError: they did not arrive.
             WeightMismatchError: they do not fit, or what arrived is not what was published.
         """
-        state = notice.check_fits(model)
+        notice.check_fits(state)
         if call.backend == "nccl" and not all(x.is_cuda for x in state.values()):
             raise TransferError("NCCL is for GPUs, and this sampler's weights are not on one")
         member = self._met(call)
@@ -48,7 +52,7 @@ class Receiver:
             for name, x in state.items():
                 if into[name] is not x:
                     x.copy_(into[name])
-        notice.check_arrived(model)
+        notice.check_arrived(state)
 
     def _met(self, call: Call) -> Member:
         """Says that this sampler is here, and waits until all are."""

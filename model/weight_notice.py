@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import xxhash
-from torch import Tensor, nn
+from torch import Tensor
 
 from deltarl.model.weights import WeightMismatchError, checksum, plain_array
 
@@ -44,13 +44,14 @@ class Notice:
     def nbytes(self) -> int:
         return sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in self.layout.values())
 
-    def check_fits(self, model: nn.Module) -> dict[str, Tensor]:
-        """The model's own tensors, which these weights can be written into.
+    def check_fits(self, state: Mapping[str, Tensor]) -> None:
+        """
+        Args:
+            state: of the model that these weights are for.
 
         Raises:
             WeightMismatchError: names, shapes or dtypes differ.
         """
-        state = model.state_dict()
         own: Layout = {name: (tuple(x.shape), x.dtype) for name, x in state.items()}
         differ = sorted(n for n in own.keys() | self.layout.keys() if own.get(n) != self.layout.get(n))
         if differ:
@@ -59,14 +60,14 @@ class Notice:
                 f"weights version {self.version} and the model differ in {differ[:5]}: {name} is published as "
                 f"{self.layout.get(name)}, the model has {own.get(name)}"
             )
-        return state
 
-    def check_arrived(self, model: nn.Module) -> None:
-        """
+    def check_arrived(self, state: Mapping[str, Tensor]) -> None:
+        """Waits, on a GPU, for what the current stream has still to do.
+
         Raises:
-            WeightMismatchError: the model's memory does not have the published checksum.
+            WeightMismatchError: this memory does not have the published checksum.
         """
-        arrived = digest_of(model.state_dict(), self.digest)
+        arrived = digest_of(state, self.digest)
         if arrived != self.checksum:
             raise WeightMismatchError(
                 f"weights version {self.version}: checksum {arrived} after loading, {self.checksum} published"
@@ -117,9 +118,11 @@ def word_sum(x: Tensor) -> Tensor:
 
 @cache
 def _odd_numbers(device: torch.device) -> Tensor:
-    """The factors of a chunk's words, int64 `[CHUNK]`; kept (8 MB), as a model has hundreds of tensors. Made on
-    the stream of the first call, which all later ones are on too."""
-    return 2 * torch.arange(CHUNK, dtype=torch.int64, device=device) * STEP + 1
+    """The factors of a chunk's words, int64 `[CHUNK]`; kept (8 MB), as a model has hundreds of tensors."""
+    odd = 2 * torch.arange(CHUNK, dtype=torch.int64, device=device) * STEP + 1
+    if odd.is_cuda:
+        torch.cuda.current_stream().synchronize()  # later calls may be on other streams
+    return odd
 
 
 def flat_bytes(x: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ def _sampler(config: RunConfig, model_path: str, **options: Any) -> WorkerSpec:
     if rollout.in_flight != "none":
         cls = InFlightWorker
         engine["in_flight"] = rollout.in_flight
-        options["beside"] = ("load_weights",)
+        options["beside"] = ("load_weights", "receive_weights")
     return WorkerSpec(
         cls,
         (model_path,),

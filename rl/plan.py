@@ -25,6 +25,7 @@ from deltarl.rl.plan_sizes import (
     longest,
     sequence_bytes,
     sequences_at_once,
+    staged_bytes,
     stored_bytes,
 )
 from deltarl.rl.problem_set import ProblemSet, demonstrations
@@ -121,7 +122,10 @@ def _memory(config: RunConfig, model: PreTrainedModel) -> tuple[list[str], int, 
     if isinstance(model, HybridForCausalLM):
         cache = sequences * sequence_bytes(config, model)
         kept = f", states and latents of {sequences} sequences of up to {longest(config)} tokens {_gib(cache)}"
-    learner, worker = sum(parts.values()), weights + cache
+    staged = staged_bytes(config, model)
+    learner, worker = sum(parts.values()), weights + staged + cache
+    if staged:
+        kept = f", the next version of them {_gib(staged)}{kept}"
     listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
     if config.learner.sharding == "fsdp_offload":
         listed += "; all but the layer in the host's memory"

@@ -20,6 +20,7 @@ from deltarl.rl.plan_sizes import (
     read_by_decoding,
     sequence_bytes,
     sequences_at_once,
+    staged_bytes,
     stored_bytes,
 )
 from deltarl.rl.transport import choose_transport
@@ -62,6 +63,7 @@ class _Memory:
     parts: dict[str, int]
     activations: int
     weights: int
+    staged: int
     sequence: int
     sequences: int
     offload: bool
@@ -72,6 +74,7 @@ class _Memory:
             learner_parts(config, model),
             activation_bytes(config, model),
             stored_bytes(model),
+            staged_bytes(config, model),
             sequence_bytes(config, model),
             sequences_at_once(config),
             config.learner.sharding == "fsdp_offload",
@@ -88,7 +91,7 @@ class _Memory:
 
     @property
     def sampler(self) -> int:
-        return self.weights + self.sequences * self.sequence
+        return self.weights + self.staged + self.sequences * self.sequence
 
     def lines(self, config: RunConfig, usable: float) -> Iterator[str]:
         listed = ", ".join(f"{name} {size / GB:.1f}" for name, size in self.parts.items())
@@ -97,9 +100,10 @@ class _Memory:
             f"a learner rank: {self.rank / GB:.1f} GB of its device{host} ({listed}, activations of "
             f"{config.learner.max_tokens_per_micro_batch} tokens, by a formula, {self.activations / GB:.1f})"
         )
-        room = max(0, int((usable - self.weights) // self.sequence))
+        room = max(0, int((usable - self.weights - self.staged) // self.sequence))
+        staged = f", the next version of them {self.staged / GB:.1f}" if self.staged else ""
         yield (
-            f"a rollout worker: {self.sampler / GB:.1f} GB of its device (weights {self.weights / GB:.1f}, "
+            f"a rollout worker: {self.sampler / GB:.1f} GB of its device (weights {self.weights / GB:.1f}{staged}, "
             f"{self.sequences} sequences of up to {longest(config)} tokens at {self.sequence / 1e6:.1f} MB of states "
             f"and latents); a device of its own has room for {room} sequences beside the weights"
         )

@@ -88,9 +88,16 @@ def learner_parts(config: RunConfig, model: PreTrainedModel) -> dict[str, int]:
         parts = {name: size // config.learner.num_ranks for name, size in parts.items()}
         parts[LAYER] = 2 * 4 * _largest_unit(model)
     elif config.rollout.max_staleness and choose_transport(config)[0] != "object_store":
-        # The learner goes on while samplers fetch a version; those that start later fetch the one before.
-        parts["two versions for samplers"] = 2 * weights
+        # The learner goes on while samplers are behind; those that start later fetch the last that all have.
+        versions = 1 + config.rollout.max_staleness
+        parts[f"{versions} versions for samplers"] = versions * weights
     return parts
+
+
+def staged_bytes(config: RunConfig, model: PreTrainedModel) -> int:
+    """Of the version that a sampler fetches while it samples (`deltarl.rollout.fetched.Staging`)."""
+    beside = config.rollout.in_flight != "none" and choose_transport(config)[0] == "collective"
+    return stored_bytes(model) if beside else 0
 
 
 LAYER = "one layer put together"

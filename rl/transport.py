@@ -19,8 +19,6 @@ def choose_transport(config: "RunConfig") -> tuple[Transport, str]:
     if asked != "auto":
         _refuse(config, asked)
         return asked, "by rollout.weight_transport"
-    if config.rollout.in_flight != "none":
-        return "object_store", "samplers take them from there in the middle of their work (rollout.in_flight)"
     if config.in_process or config.rollout.backend == "vllm" or not _gpus(config):
         return "object_store", "weights on GPUs alone have a shorter way"
     if config.placement == "colocated" and config.learner.sharding == "none":
@@ -45,11 +43,6 @@ def _refuse(config: "RunConfig", asked: Transport) -> None:
     key = f"rollout.weight_transport = {asked!r}"
     if config.in_process:
         raise ValueError(f"{key} is between processes, and in_process = true is one: leave it out")
-    if config.rollout.in_flight != "none":
-        raise ValueError(
-            f"{key} does not go with rollout.in_flight = {config.rollout.in_flight!r}, whose samplers take weights "
-            "from the object store in the middle of their work: use weight_transport=object_store, or in_flight=none"
-        )
     if config.rollout.backend == "vllm":
         raise ValueError(
             f"{key}: vLLM is given weights from the memory of the host; use weight_transport=object_store with "

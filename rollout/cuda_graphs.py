@@ -31,7 +31,8 @@ class CudaGraphs:
         work()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):  # does nothing yet
+        # Does nothing yet. Other threads may go on asking for memory, as one that fetches weights does.
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             work()
         self._graphs[key] = graph
 

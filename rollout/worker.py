@@ -2,17 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from torch import nn
-
 from deltarl.model.weight_group import Call, TransferError
-from deltarl.model.weight_ipc import SharedWeights, load_shared
 from deltarl.model.weight_meeting import Receiver
-from deltarl.model.weight_notice import Notice
 from deltarl.model.weights import WeightMismatchError, WeightUpdate
 from deltarl.rollout.backend import RolloutBackend
+from deltarl.rollout.fetched import Fetched, Offer
 from deltarl.rollout.outputs import RequestOutput
 from deltarl.rollout.params import SamplingParams
 
@@ -72,27 +68,6 @@ def on_gpu(model: Any) -> Any:
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """Published weights as a backend loads them, in the place of a `WeightUpdate`."""
-
-    offer: Notice | Sequence[SharedWeights]
-    call: Call | None
-    receiver: Receiver
-
-    @property
-    def version(self) -> int:
-        return self.offer.version if isinstance(self.offer, Notice) else self.offer[0].notice.version
-
-    def load_into(self, model: nn.Module) -> None:
-        """Raises TransferError or WeightMismatchError; the model's weights are then unknown."""
-        if isinstance(self.offer, Notice):
-            assert self.call is not None
-            self.receiver.receive(self.offer, self.call, model)
-        else:
-            load_shared(self.offer, model)
-
-
 class RolloutWorker:
     """Samples with the weights it was last given."""
 
@@ -132,12 +107,11 @@ class RolloutWorker:
         """See `RolloutBackend.load_weights`."""
         self._backend.load_weights(update)
 
-    def receive_weights(self, offer: Notice | Sequence[SharedWeights], call: Call | None = None) -> str | None:
+    def receive_weights(self, offer: Offer, call: Call | None = None) -> str | None:
         """Fetches published weights from the learner.
 
         Args:
-            offer: what to take part in a broadcast for, by `call`; or the weights of the learner's ranks by handle, of
-                which those on this worker's GPU are taken.
+            call: of a broadcast.
 
         Returns:
             Why they are not here, if they are not. Then the worker must be given some by `load_weights` before it

@@ -69,3 +69,24 @@ def test_nccl_also_after_a_sampler_was_killed(made, copy, caplog, tmp_path):
     publisher.publish()
     assert run.loaded() == [["Fetched"]]
     assert not [r for r in caplog.records if r.name == "deltarl.rl.publisher"]
+
+
+@pytest.mark.parametrize(
+    ("transport", "sampler", "own_gpus"),
+    [
+        ("ipc", "0", False),
+        ("collective", "0", False),
+        pytest.param("collective", "1", True, marks=two),
+        ("object_store", "0", False),
+    ],
+)
+def test_samplers_take_weights_over_in_the_middle_of_their_work(made, transport, sampler, own_gpus, caplog):
+    run = made(1, "0", sampler, True)
+    publisher = run.publisher(transport, True, 30.0, own_gpus)
+    for _ in range(10):
+        (before,) = run.learner.broadcast("update")
+        working = run.ahead.do(run.samplers.map, "work", [(before + 1,)])
+        publisher.publish()
+        assert working.result() == [[before, before + 1]]
+        assert run.loaded() == [["WeightUpdate" if transport == "object_store" else "Staged"]]
+    assert not [r for r in caplog.records if r.name == "deltarl.rl.publisher"]

@@ -15,7 +15,14 @@ from deltarl.rl.cli import load_config
 from deltarl.rl.layout import layout
 from deltarl.rl.plan import make_plan
 from deltarl.rl.plan_hardware import plan_hardware
-from deltarl.rl.plan_sizes import active_parameters, learner_parts, read_by_decoding, sequence_bytes, stored_bytes
+from deltarl.rl.plan_sizes import (
+    active_parameters,
+    learner_parts,
+    read_by_decoding,
+    sequence_bytes,
+    staged_bytes,
+    stored_bytes,
+)
 from deltarl.rl.run_grpo import main
 from deltarl.rl.warm_start import new_model
 
@@ -184,15 +191,31 @@ def test_the_parts_of_the_plan_are_the_sums_they_should_be(kimi):
     assert "98.2 GB over the network to 1 other nodes; 786.0 GB from object stores into 8 rollout workers" in text
 
 
-def test_a_learner_that_goes_on_holds_versions_for_samplers_unless_they_lie_in_the_object_store(tiny):
-    own = ["learner.num_gpus=1", "rollout.num_gpus=1", "placement=disaggregated"]
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_a_learner_that_goes_on_holds_versions_for_samplers_unless_they_lie_in_the_object_store(tiny, staleness):
+    own = ["learner.num_gpus=1", "rollout.num_gpus=1", "placement=disaggregated", f"rollout.max_staleness={staleness}"]
     model = new_model((config := tiny(*own)).model, 300, 0)
-    name = "two versions for samplers"
-    assert name not in learner_parts(config, model)
-    assert learner_parts(tiny(*own, "rollout.max_staleness=1"), model)[name] == 2 * stored_bytes(model)
-    assert name not in learner_parts(
-        tiny(*own, "rollout.max_staleness=1", "rollout.weight_transport=object_store"), model
+    held = {name: size for name, size in learner_parts(config, model).items() if "for samplers" in name}
+    versions = staleness + 1
+    assert held == ({f"{versions} versions for samplers": versions * stored_bytes(model)} if staleness else {})
+    stored = learner_parts(tiny(*own, "rollout.weight_transport=object_store"), model)
+    assert not [name for name in stored if "for samplers" in name]
+
+
+def test_samplers_that_take_a_broadcast_in_while_they_work_need_room_for_it(tiny):
+    own = ["learner.num_gpus=1", "rollout.num_gpus=1", "placement=disaggregated", "rollout.max_staleness=1"]
+    model = new_model((config := tiny(*own)).model, 300, 0)
+    assert staged_bytes(config, model) == 0
+    assert staged_bytes(tiny(*own, "rollout.in_flight=keep"), model) == stored_bytes(model)
+    assert staged_bytes(tiny(*own, "rollout.in_flight=keep", "rollout.weight_transport=object_store"), model) == 0
+    shared = ["learner.num_gpus=0.5", "rollout.num_gpus=0.25", "rollout.max_staleness=1", "rollout.in_flight=keep"]
+    assert staged_bytes(tiny(*shared), model) == 0, "it is read where the learner has it"
+    before, after = (make_plan(tiny(*own, f"rollout.in_flight={how}")).lines[2] for how in ("none", "replay"))
+    weights = before.split("(weights ")[1].split(",")[0]
+    assert before.split("(weights ")[1] == after.split("(weights ")[1].replace(
+        f", the next version of them {weights}", ""
     )
+    assert before != after
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

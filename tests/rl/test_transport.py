@@ -16,7 +16,8 @@ OWN = ("learner.num_gpus=1", "rollout.num_gpus=1", "placement=disaggregated")
         ((), "object_store"),
         (("learner.num_gpus=1",), "object_store"),
         (SHARED, "ipc"),
-        ((*SHARED, "rollout.max_staleness=1", "rollout.in_flight=keep"), "object_store"),
+        ((*SHARED, "rollout.max_staleness=1", "rollout.in_flight=keep"), "ipc"),
+        ((*OWN, "rollout.max_staleness=1", "rollout.in_flight=replay"), "collective"),
         ((*SHARED, "in_process=true"), "object_store"),
         ((*SHARED, "learner.num_gpus=0.6", *SHARDED), "object_store"),
         (OWN, "collective"),
@@ -45,10 +46,6 @@ def test_the_way_follows_from_the_layout(tiny, overrides, chosen):
         ),
         (("in_process=true", "rollout.weight_transport=collective"), "in_process = true is one: leave it out"),
         (("rollout.backend=vllm", "rollout.weight_transport=collective"), "vLLM is given weights from the memory"),
-        (
-            ("rollout.weight_transport=collective", "rollout.max_staleness=1", "rollout.in_flight=keep"),
-            "does not go with rollout.in_flight = 'keep'",
-        ),
         (("rollout.weight_transport=nccl",), "'auto', 'object_store', 'collective' or 'ipc'"),
     ],
 )

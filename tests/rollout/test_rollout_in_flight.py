@@ -1,7 +1,8 @@
 """New weights handed to a worker while another thread of it samples: from which token on they count."""
 
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from rollout_models import CONTEXT, GroupEngine, Trajectory, largest_gap, policy, random_prompts
 
 from deltarl.model.checkpoint import save_model
+from deltarl.model.hybrid import HybridForCausalLM
+from deltarl.model.weight_ipc import SharedWeights, Sharer
+from deltarl.model.weight_notice import Notice
 from deltarl.model.weights import WeightMismatchError, WeightUpdate
 from deltarl.rollout.in_flight import InFlightWorker
 from deltarl.rollout.params import SamplingParams
@@ -49,18 +53,33 @@ def meanwhile(worker: InFlightWorker, do: Callable[[], None]) -> list[list[Traje
             worker._engine.step = step
 
 
+def offer(model: HybridForCausalLM, version: int) -> list[SharedWeights]:
+    """The model's weights by handle, as the learner's ranks offer them, while there is the model."""
+    state = model.state_dict()
+    return [Sharer().share(Notice.of(version, state), state)]
+
+
+@pytest.mark.parametrize("fetched", [False, True])
 @pytest.mark.parametrize("in_flight", ["keep", "replay"])
 def test_tokens_from_the_next_step_on_are_of_the_new_weights_and_all_carry_the_version_that_sampled_them(
-    make, in_flight
+    make, in_flight, fetched
 ):
     model, other, worker = policy(), policy(seed=1), make(in_flight)
     before = GroupEngine(model).generate(PROMPTS, PARAMS)
 
     def hand_over() -> None:
-        worker.load_weights(WeightUpdate.of(other, 3))
+        if fetched:  # returns when they are loaded, for which the sampling thread must go on
+            others.append(receiving.submit(worker.receive_weights, offer(other, 3)))
+            while worker._waiting is None:
+                time.sleep(0.001)
+        else:
+            worker.load_weights(WeightUpdate.of(other, 3))
         assert worker._engine.weight_version == 0, "the thread that samples is to load them"
 
-    got = meanwhile(worker, hand_over)
+    others: list[Future] = []
+    with ThreadPoolExecutor(1) as receiving:
+        got = meanwhile(worker, hand_over)
+        assert [done.result() for done in others] == [None] * fetched
     split = 0
     for a, b in zip(chain(*got), chain(*before), strict=True):
         old = a.weight_versions.count(0)
@@ -76,16 +95,26 @@ def test_tokens_from_the_next_step_on_are_of_the_new_weights_and_all_carry_the_v
 
 
 def test_an_idle_worker_has_new_weights_at_once_and_never_goes_back(make):
-    worker = make("replay")
+    worker, other = make("replay"), policy(seed=2)
     worker.load_weights(WeightUpdate.of(policy(seed=1), 3))
     assert worker._engine.weight_version == 3
     worker.load_weights(WeightUpdate.of(policy(seed=2), 2))
     worker.load_weights(WeightUpdate.of(policy(seed=2), 3))
-    got = [Trajectory.of(output) for output in worker.generate(PROMPTS, PARAMS)]
-    assert got == [
-        [replace(t, weight_versions=[3] * 40) for t in group]
-        for group in GroupEngine(policy(seed=1)).generate(PROMPTS, PARAMS)
-    ]
+    assert worker.receive_weights(offer(other, 3)) is None
+    check_samples(worker, 3, policy(seed=1))
+    assert worker.receive_weights(offer(other, 4)) is None
+    assert worker._engine.weight_version == 4
+    check_samples(worker, 4, other)
+
+
+def check_samples(worker: InFlightWorker, version: int, model: HybridForCausalLM) -> None:
+    """That it samples with the weights of `model`, which it knows by that version."""
+    for request, expected in zip(
+        worker.generate(PROMPTS, PARAMS), GroupEngine(model).generate(PROMPTS, PARAMS), strict=True
+    ):
+        for t, want in zip(Trajectory.of(request), expected, strict=True):
+            assert (t.completion_ids, t.weight_versions) == (want.completion_ids, [version] * 40)
+            assert largest_gap(model, t) <= 1e-5
 
 
 def test_of_several_that_arrive_at_once_the_newest_counts(make):
@@ -106,6 +135,19 @@ def test_weights_that_come_after_the_last_token_are_there_for_the_next(make):
     assert worker._engine.weight_version == 0
     outputs = worker.generate(PROMPTS, PARAMS)
     assert {v for o in outputs for t in o.outputs for v in t.weight_versions} == {3}
+
+
+def test_fetched_weights_that_are_not_what_was_published_are_refused_and_the_worker_samples_on(make):
+    worker, other = make("keep"), policy(seed=1)
+    (good,) = offer(other, 3)
+    damaged = replace(good, notice=replace(good.notice, checksum="0"))
+    said: list[str | None] = []
+    got = meanwhile(worker, lambda: said.append(worker.receive_weights([damaged])))
+    assert "after loading, 0 published" in str(said)
+    assert {v for group in got for t in group for v in t.weight_versions} == {0}
+    assert "and this sampler's on the CPU" in str(worker.receive_weights([replace(good, device="elsewhere")]))
+    assert worker.receive_weights([good]) is None
+    check_samples(worker, 3, other)
 
 
 def test_weights_that_are_not_what_was_published_end_the_call_and_the_worker_works_on(make):
