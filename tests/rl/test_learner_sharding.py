@@ -220,7 +220,9 @@ def test_one_rank_goes_on_from_the_checkpoint_of_two(outcomes):
     learner = Learner(config_of(folder.name), str(folder / "model"), 10, 1.0)
     learner.load(folder / "two")
     same(both[0]["checkpoint"], state(learner))
-    assert learner.update(split_batch(answers(folder), 1, 2)[0]) == pytest.approx(alone["metrics"][2], rel=1e-5, abs=1e-5)
+    assert learner.update(split_batch(answers(folder), 1, 2)[0]) == pytest.approx(
+        alone["metrics"][2], rel=1e-5, abs=1e-5
+    )
     same_but_for_rounding(alone["weights"], state(learner), folder)
     assert {f.name for f in (folder / "two").iterdir()} == {f.name for f in (folder / "one").iterdir()}
 
