@@ -149,7 +149,8 @@ def _explain(error: Any) -> str:
     *parents, unknown = error["loc"]
     known = _fields(parents)
     nearest = difflib.get_close_matches(str(unknown), known, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; valid keys are {', '.join(known)}"
+    meant = [str(part) for part in (*parents, *nearest)]
+    hint = f"; did you mean {'.'.join(meant)!r}?" if nearest else f"; valid keys are {', '.join(known)}"
     return f"unknown key {key!r}{hint}"
 
 

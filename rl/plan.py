@@ -1,8 +1,9 @@
 """What a run would do, without starting it: sizes, memory, tokens, an estimate of time, and what it would refuse."""
 
 import os
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,18 +29,19 @@ from deltarl.rl.plan_sizes import (
     staged_bytes,
     stored_bytes,
 )
-from deltarl.rl.problem_set import ProblemSet, demonstrations
+from deltarl.rl.problem_set import Demonstration, ProblemSet, demonstrations
 from deltarl.rl.warm_start import check_context, load_tokenizer
 from deltarl.rollout.engine import Engine
 from deltarl.rollout.params import SamplingParams
 
 PROBE_PARAMETERS = 50_000_000  # larger models are not probed: their time is estimated from FLOPs
-PROBE_TOKENS, PROBE_STEPS = 1024, 8
+PROBE_TOKENS, PROBE_STEPS, PROBE_DEMONSTRATIONS = 1024, 8, 256
 
 
 def make_plan(config: RunConfig) -> Plan:
     """Loads data, tokenizer and plug-ins as the run would, and measures with a random model of the same size."""
-    refused = [str(error) for error in _problems(config)]
+    shown = list[Demonstration]()
+    refused = [str(error) for error in _problems(config, shown)]
     try:
         # A folder with sizes alone, for a checkpoint that is elsewhere, has no tokenizer to count; sizes say enough.
         vocabulary = len(load_tokenizer(config.model)) if config.model.path is None else 0
@@ -55,7 +57,7 @@ def make_plan(config: RunConfig) -> Plan:
     if config.hardware is not None:
         there = plan_hardware(config, model, config.hardware)
         return Plan([*lines, *there.lines], [*refused, *there.refused])
-    lines += _seconds(config, model)
+    lines += _seconds(config, model, shown)
     here = config.learner.num_ranks * learner_bytes + config.rollout.num_workers * worker_bytes
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if not gpu_shares(config) and here > available:
@@ -75,8 +77,12 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(lines, refused)
 
 
-def _problems(config: RunConfig) -> Iterator[Exception]:
-    """What the run would refuse, each part looked at though another was refused."""
+def _problems(config: RunConfig, shown: list[Demonstration]) -> Iterator[Exception]:
+    """What the run would refuse, each part looked at though another was refused.
+
+    Args:
+        shown: gets the demonstrations of the warm start, if there is one.
+    """
 
     def data() -> None:
         path = config.model.path
@@ -87,7 +93,7 @@ def _problems(config: RunConfig) -> Iterator[Exception]:
             )
         problems = ProblemSet.load(config, load_tokenizer(config.model))
         if config.sft:
-            demonstrations(problems.train, config.sft)
+            shown.extend(demonstrations(problems.train, config.sft))
 
     checks: list[Callable[[], None]] = [
         lambda: Scorer(**scorer_arguments(config)).close(),
@@ -167,8 +173,8 @@ def _routing(config: RunConfig, model: PreTrainedModel) -> list[str]:
     ]
 
 
-def _seconds(config: RunConfig, model: PreTrainedModel) -> list[str]:
-    """An estimate of the step's sampling and learning, for answers of full length."""
+def _seconds(config: RunConfig, model: PreTrainedModel, shown: Sequence[Demonstration]) -> list[str]:
+    """An estimate of the step's sampling and learning, for answers of full length, and of the warm start."""
     rollout, learner, parameters = config.rollout, config.learner, model.num_parameters()
     without = "without worked solutions, corrections, refills, scoring, evaluation and publishing"
     learned = rollout.prompts_per_step * rollout.num_generations * longest(config)
@@ -183,7 +189,8 @@ def _seconds(config: RunConfig, model: PreTrainedModel) -> list[str]:
         ]
     model = HybridForCausalLM(model.config).type(model.dtype)
     with _threads(learner.num_threads):
-        update = learned * passes / 3 / (_learning_speed(model) * learner.num_ranks)
+        speed = _learning_speed(model) * learner.num_ranks
+    update = learned * passes / 3 / speed
     sequences = -(-rollout.prompts_per_step // rollout.num_workers) * rollout.num_generations
     at_once = min(sequences, rollout.max_num_seqs)
     with _threads(rollout.num_threads):
@@ -194,8 +201,22 @@ def _seconds(config: RunConfig, model: PreTrainedModel) -> list[str]:
         f"time of a step: an estimate of {step:.3g} s, {joined} sampling {sampling:.3g} s and learning {update:.3g} s, "
         f"if all answers were of full length and every thread had a core, {without}; measured now with "
         f"a random model of this size: {PROBE_STEPS} tokens of {at_once} sequences, a forward and backward pass of "
-        f"{PROBE_TOKENS} tokens, scaled up"
+        f"{PROBE_TOKENS} tokens, scaled up",
+        *_warm_start(config, shown, speed),
     ]
+
+
+def _warm_start(config: RunConfig, shown: Sequence[Demonstration], speed: float) -> Iterator[str]:
+    """An estimate of its time, at so many tokens a second."""
+    if config.sft is None or not shown:
+        return
+    some, tokenizer = shown[:PROBE_DEMONSTRATIONS], load_tokenizer(config.model)
+    length = statistics.fmean(len(d.prompt_ids) + len(tokenizer.encode(d.completion)) for d in some)
+    tokens = config.sft.steps * config.sft.batch_size * length
+    yield (
+        f"time of the warm start before it: an estimate of {tokens / speed:.3g} s, at the same speed, for "
+        f"{config.sft.steps} steps of {config.sft.batch_size} solutions of {length:.0f} tokens with their problems"
+    )
 
 
 @contextmanager

@@ -48,10 +48,10 @@ def test_every_recipe_loads_and_says_again_what_it_says(path, tmp_path):
     ("override", "key", "nearest"),
     [
         ("sed=1", "sed", "seed"),
-        ("learner.learning_rat=1", "learner.learning_rat", "learning_rate"),
-        ("data.train.num_problem=5", "data.train.num_problem", "num_problems"),
+        ("learner.learning_rat=1", "learner.learning_rat", "learner.learning_rate"),
+        ("data.train.num_problem=5", "data.train.num_problem", "data.train.num_problems"),
         ("rollot.num_workers=1", "rollot", "rollout"),
-        ("sft.step=5", "sft.step", "steps"),
+        ("sft.step=5", "sft.step", "sft.steps"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_of_its_section(recipe, override, key, nearest):
@@ -69,7 +69,7 @@ def test_an_unknown_key_like_no_other_lists_the_valid_ones(recipe):
 def test_an_unknown_key_within_a_list_of_sections(recipe):
     recipe.write_text(yaml.safe_dump(MINIMAL | {"reward": {"functions": [{"name": "a", "wieght": 2}]}}))
     message = refusal(recipe)
-    assert "unknown key 'reward.functions.0.wieght'; did you mean 'weight'?" in message
+    assert "unknown key 'reward.functions.0.wieght'; did you mean 'reward.functions.0.weight'?" in message
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_files_that_are_no_recipe(tmp_path):
 
 
 def test_a_key_within_a_named_test_set_is_checked(recipe):
-    assert "did you mean 'limit'" in refusal(recipe, "data.more_tests.amc.limits=3")
+    assert "did you mean 'data.more_tests.amc.limit'" in refusal(recipe, "data.more_tests.amc.limits=3")
     assert "data.more_tests" in refusal(recipe, "data.more_tests={a/b: {path: x}}")
     assert load_config(recipe, ["data.more_tests.amc.path=amc.jsonl"]).data.more_tests["amc"].path == "amc.jsonl"
 

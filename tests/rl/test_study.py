@@ -119,7 +119,7 @@ def test_a_study_that_makes_no_sense_is_refused(tmp_path, changes, message):
 def test_a_bad_key_of_an_arm_is_refused_before_anything_starts(tmp_path, one_process, capsys):
     arms = {"attention": {"model.full_attention_every": 1}, "kda": {"model.hiden_size": 32}}
     assert main([str(study_file(tmp_path, arms=arms))]) == 2
-    assert "did you mean 'hidden_size'" in capsys.readouterr().err
+    assert "did you mean 'model.hidden_size'" in capsys.readouterr().err
     assert not list((tmp_path / "study").glob("warm/*"))
 
 
