@@ -84,8 +84,8 @@ def _flash(
 def _backward_in_order(node: Node) -> None:
     """Has flash attention's backward add up the gradient of q in the same order each time.
 
-    It looks at torch's deterministic mode as it is launched. That is a switch of the whole process, which makes other
-    operations slower or refuse to run: it is on for this one alone.
+    It looks at torch's deterministic mode as it is launched, and takes a mode that only warns for none. That is a
+    switch of the whole process, which makes other operations slower or refuse to run: it is on for this one alone.
     """
     before: list[tuple[bool, bool, bool]] = []
     fill: Any = deterministic  # typed without the property that it has
@@ -93,7 +93,7 @@ def _backward_in_order(node: Node) -> None:
     def begin(_: object) -> None:
         mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
         before.append((*mode, fill.fill_uninitialized_memory))
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True)
         fill.fill_uninitialized_memory = False  # all of it is written to
 
     def end(*_: object) -> None:

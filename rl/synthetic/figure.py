@@ -47,7 +47,8 @@ def draw(points: pd.DataFrame, lengths: Sequence[int], file: Path) -> None:
                 place.set_xlabel(f"step, {length} tokens")
         for row in axes:
             row[0].set_ylabel("held-out tokens right (%)")
-        axes[0, 0].legend(loc="lower left")
+        lines = {line.get_label(): line for place in axes[0] for line in place.get_lines()}  # no task need have all
+        figure.legend(handles=[lines[arm] for arm in arms], loc="outside upper center", ncols=len(arms))
         figure.savefig(file, dpi=150)
         plt.close(figure)
 
