@@ -29,7 +29,7 @@ from chaos_faults import Machine
 from machine import describe
 
 from deltarl.rl.jsonl import read_jsonl
-from deltarl.rl.metrics import OF_THE_MACHINE
+from deltarl.rl.metrics import read_curve
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "tests" / "rl" / "tiny.yaml"
@@ -81,10 +81,11 @@ def chaos(count: int, seed: int, folder: Path) -> dict[str, Any]:
     time.sleep(5)  # what lost its raylet takes a moment to see it
     left += [" ".join(process.cmdline()) for process in machine.processes()]
     straight, broken = (read_jsonl(folder / name / "metrics.jsonl") for name in ("straight", "broken"))
+    curves = [read_curve(folder / name) for name in ("straight", "broken")]
     checks = {
         "the run ended well": status == 0,
         "each step once": [row["step"] for row in broken] == list(range(len(straight))),
-        "the curve is the undisturbed one, bit for bit": curve(broken) == curve(straight),
+        "the curve is the undisturbed one, bit for bit": curves[0] == curves[1],
         "so are the answers": answers(folder / "broken") == answers(folder / "straight"),
         "no process or file left": not left,
     }
@@ -136,10 +137,6 @@ def wait_for(condition: Callable[[], bool], driver: subprocess.Popen[bytes]) -> 
 def steps_done(run_dir: Path) -> int:
     file = run_dir / "metrics.jsonl"
     return read_jsonl(file)[-1]["step"] if file.exists() and file.stat().st_size else -1
-
-
-def curve(rows: Rows) -> Rows:
-    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows]
 
 
 def answers(run_dir: Path) -> Rows:

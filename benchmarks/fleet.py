@@ -28,9 +28,8 @@ from tqdm import tqdm
 from deltarl.rl.cli import load_config
 from deltarl.rl.faults import Faults
 from deltarl.rl.fleets import Fleets
-from deltarl.rl.jsonl import read_jsonl
 from deltarl.rl.loop import Loop
-from deltarl.rl.metrics import OF_THE_MACHINE
+from deltarl.rl.metrics import read_curve
 from deltarl.rl.problem_set import ProblemSet
 from deltarl.rl.run_dir import open_run_dir
 from deltarl.rl.timeline import of_step
@@ -89,7 +88,7 @@ def overhead(folder: Path, steps: int, until: float, overrides: list[str]) -> di
     for loop in sides.values():
         end(loop)
     ray.shutdown()
-    one, other = (curve(loop) for loop in sides.values())
+    one, other = (read_curve(loop.config.run_dir) for loop in sides.values())
     assert one == other, "the sides did not compute the same"
     kinds = ("wall", "cpu")
     ratios = {kind: [row[f"ray_{kind}"] / row[f"in_process_{kind}"] for row in rows[1:]] for kind in kinds}
@@ -141,11 +140,6 @@ def end(loop: Loop) -> None:
     loop.metrics.close()
     loop.samples.close()
     loop.fleets.close()
-
-
-def curve(loop: Loop) -> list[dict[str, Any]]:
-    rows = read_jsonl(loop.config.run_dir / "metrics.jsonl")
-    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows]
 
 
 def processor_seconds() -> float:

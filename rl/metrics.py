@@ -23,6 +23,7 @@ __all__ = [
     "SampleWriter",
     "metric_doc",
     "metrics_table",
+    "read_curve",
     "read_jsonl",
     "truncate_after",
 ]
@@ -196,6 +197,12 @@ METRICS: dict[str, MetricDoc] = {
     "sft/loss": MetricDoc("Warm start: cross-entropy per completion token", "nats", "Warm start"),
     "sft/token_accuracy": MetricDoc("Warm start: completion tokens the model ranks first", "fraction", "Warm start"),
 }
+
+
+def read_curve(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics without what depends on the machine: two runs of the same seed have the same."""
+    rows = read_jsonl(run_dir / METRICS_FILE)
+    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows]
 
 
 def _pattern(name: str) -> re.Pattern[str]:

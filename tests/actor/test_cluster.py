@@ -11,7 +11,7 @@ import pytest
 
 from deltarl.rl.cli import load_config
 from deltarl.rl.jsonl import read_jsonl
-from deltarl.rl.metrics import OF_THE_MACHINE
+from deltarl.rl.metrics import read_curve
 from deltarl.rl.train import train
 
 HERE = Path(__file__).parent
@@ -19,14 +19,9 @@ HERE = Path(__file__).parent
 OPTIONS = ["steps=8", "rollout.num_workers=4", "reward.num_workers=2", "rollout.num_cpus=0.4", "learner.num_cpus=0.4"]
 
 
-def curve(run_dir: Path) -> list[dict]:
-    rows = read_jsonl(run_dir / "metrics.jsonl")
-    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_that_loses_a_node_in_the_middle_of_a_step_goes_on_with_those_left_to_the_same_curve(tmp_path):
+def test_a_run_that_loses_a_node_in_the_middle_of_a_step_goes_on_with_those_left_to_the_same_read_curve(tmp_path):
     # Ray notes there where the cluster is, and others' runs are not to join it. Paths of sockets must be short.
     rays = tempfile.TemporaryDirectory(prefix="ray_")
     options = [*OPTIONS, f"output_dir={tmp_path}"]
@@ -40,7 +35,7 @@ def test_a_run_that_loses_a_node_in_the_middle_of_a_step_goes_on_with_those_left
     )
     rays.cleanup()
     assert run.returncode == 0, run.stderr[-3000:]
-    assert curve(tmp_path / "tiny") == curve(undisturbed.run_dir)
+    assert read_curve(tmp_path / "tiny") == read_curve(undisturbed.run_dir)
     samplers = json.loads(run.stdout.splitlines()[-1])
     assert samplers["3"] == 4
     assert 0 < samplers["5"] < 4

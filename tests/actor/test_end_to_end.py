@@ -23,7 +23,7 @@ from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig
 from deltarl.rl.fleets import Fleets
 from deltarl.rl.jsonl import read_jsonl
-from deltarl.rl.metrics import OF_THE_MACHINE
+from deltarl.rl.metrics import read_curve
 from deltarl.rl.run_grpo import train
 
 TINY = Path(__file__).parents[1] / "rl" / "tiny.yaml"
@@ -40,10 +40,6 @@ def shared_ray(ray_address: str) -> Iterator[None]:
 def rows(config: RunConfig) -> list[dict]:
     file = config.run_dir / "metrics.jsonl"
     return read_jsonl(file) if file.exists() else []
-
-
-def curve(config: RunConfig) -> list[dict]:
-    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows(config)]
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +106,13 @@ def test_a_killed_run_started_again_and_then_a_killed_worker_leave_the_curve_as_
         time.sleep(0.002)
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
-    before = curve(config)
+    before = read_curve(config.run_dir)
     assert 3 <= len(before) < 6
 
     kill_a_worker(monkeypatch, step=6)
     train(config)
-    assert curve(config) == curve(reference)
-    assert before == curve(reference)[: len(before)]
+    assert read_curve(config.run_dir) == read_curve(reference.run_dir)
+    assert before == read_curve(reference.run_dir)[: len(before)]
     assert rows(config)[-1]["worker/restarts"] == 1
 
 
@@ -139,7 +135,7 @@ def test_a_run_whose_learner_is_killed_goes_on_by_itself_to_the_same_curve(refer
     monkeypatch.setattr(Collector, "collect", collect_after_fire)
     train(config)
     assert len(pids) == 2
-    assert curve(config) == curve(reference)
+    assert read_curve(config.run_dir) == read_curve(reference.run_dir)
     assert rows(config)[-1]["worker/learner_restarts"] == 1
     # That of step 3 may not have been complete.
     assert re.search(r"a learner process died; going on by itself from step_00000[23] \(restart 1 of at", caplog.text)
@@ -148,7 +144,7 @@ def test_a_run_whose_learner_is_killed_goes_on_by_itself_to_the_same_curve(refer
 def test_the_run_in_one_process_has_the_same_curve(reference, again):
     config = again("in_process=true")
     train(config)
-    assert curve(config) == curve(reference)
+    assert read_curve(config.run_dir) == read_curve(reference.run_dir)
 
 
 def test_a_run_that_samples_ahead_has_the_curve_of_one_process_also_when_a_worker_dies(again, monkeypatch, caplog):
@@ -157,7 +153,7 @@ def test_a_run_that_samples_ahead_has_the_curve_of_one_process_also_when_a_worke
     train(alone)
     kill_a_worker(monkeypatch, step=4)
     train(config)
-    assert curve(config) == curve(alone)
+    assert read_curve(config.run_dir) == read_curve(alone.run_dir)
     assert rows(config)[-1]["worker/restarts"] == 1
     assert "weights go to the samplers by collective" in caplog.text
     assert "from now on all weights go through the object store" not in caplog.text

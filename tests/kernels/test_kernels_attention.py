@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deltarl.kernels.attention import packed_attention
+from deltarl.kernels.attention import _backward_in_order, packed_attention
 from deltarl.kernels.layout import ChunkLayout
 
 LENGTHS = [7, 33, 0, 16, 1, 50]
@@ -99,3 +99,31 @@ def test_gradients_on_a_gpu_are_the_same_bits_each_time_and_torch_is_left_as_it_
         assert all(torch.equal(a, b) for a, b in zip(run(*drawn, lengths), first, strict=True))
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_the_order_is_fixed_for_the_one_backward_alone():
+    modes = []
+
+    def mode() -> tuple[bool, bool, bool]:
+        """Enabled, no more than a warning, fresh memory filled."""
+        enabled, warns = torch.are_deterministic_algorithms_enabled, torch.is_deterministic_algorithms_warn_only_enabled
+        return enabled(), warns(), torch.utils.deterministic.fill_uninitialized_memory
+
+    class Seen(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            modes.append(mode())
+            return grad
+
+    x = torch.ones(3, requires_grad=True)
+    inner = Seen.apply(x)
+    ordered = Seen.apply(inner)
+    _backward_in_order(ordered.grad_fn)
+    Seen.apply(ordered).sum().backward()
+    # The backward pass of flash attention takes a mode that only warns for none.
+    assert modes == [(False, False, True), (True, False, False), (False, False, True)]
+    assert mode() == (False, False, True)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from whole_run import curve
 
 from deltarl.actor.fleet import KILLER
 from deltarl.actor.host import StateLostError
@@ -16,7 +15,7 @@ from deltarl.rl import collect, loop
 from deltarl.rl.config import RunConfig
 from deltarl.rl.faults import FAULTS_FILE, Faults
 from deltarl.rl.in_process import InProcess
-from deltarl.rl.metrics import read_jsonl
+from deltarl.rl.metrics import read_curve, read_jsonl
 from deltarl.rl.recovery import keep_running
 from deltarl.rl.stages import FleetScorer, merge_reports
 from deltarl.rl.train import train
@@ -122,7 +121,7 @@ def test_a_run_goes_on_without_a_prompt_that_kills_and_a_resumed_one_does_not_tr
     faults = read_jsonl(broken.run_dir / FAULTS_FILE)
     assert [row["kind"] for row in faults] == ["prompt", "learner", "learner", "learner"]
     train(broken)
-    assert curve(broken.run_dir) == curve(straight.run_dir)
+    assert read_curve(broken.run_dir) == read_curve(straight.run_dir)
     assert deaths == [2, 1, 1, 1]  # in the straight run as one of two; in the other when it was looked at first, alone
     assert read_jsonl(broken.run_dir / "metrics.jsonl")[-1]["worker/learner_restarts"] == 3
 
@@ -143,7 +142,7 @@ def test_a_run_whose_learner_dies_goes_on_by_itself_as_long_as_it_gets_anywhere(
     monkeypatch.setattr(loop.Loop, "_log", dies)
     train(broken)
     assert lost == [3, 5]
-    assert curve(broken.run_dir) == curve(straight.run_dir)
+    assert read_curve(broken.run_dir) == read_curve(straight.run_dir)
     assert read_jsonl(broken.run_dir / "metrics.jsonl")[-1]["worker/learner_restarts"] == 2
 
 

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from whole_run import TINY, answers, curve
+from whole_run import TINY, answers
 
 from deltarl.rl.cli import load_config
+from deltarl.rl.metrics import read_curve
 from deltarl.rl.train import train
 
 KILLS, STEPS = 20, 24
@@ -56,5 +57,5 @@ def test_a_run_killed_at_random_moments_ends_with_the_curve_of_one_that_was_not(
     print(f"{kills} kills, {writing} while a checkpoint was written")
     assert kills == KILLS, "the run must be longer than that"
     assert writing >= 3
-    assert curve(broken.run_dir) == curve(straight.run_dir)
+    assert read_curve(broken.run_dir) == read_curve(straight.run_dir)
     assert answers(broken.run_dir) == answers(straight.run_dir)

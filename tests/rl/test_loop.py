@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from whole_run import KILLS, TINY, Killed, answers, curve, kill_when
+from whole_run import KILLS, TINY, Killed, answers, kill_when
 
 from deltarl.model.checkpoint import load_model
 from deltarl.reward.plugin import RewardPluginError
@@ -22,7 +22,7 @@ from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig, SourceConfig
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.learner import Learner
-from deltarl.rl.metrics import MetricsWriter, metric_doc, read_jsonl
+from deltarl.rl.metrics import MetricsWriter, metric_doc, read_curve, read_jsonl
 from deltarl.rl.run_eval import evaluate_checkpoint
 from deltarl.rl.run_grpo import main
 from deltarl.rl.run_ppo import main as ppo_main
@@ -92,7 +92,7 @@ def test_every_call_and_phase_is_in_the_trace_and_idle_times_are_what_they_leave
 def test_the_same_seed_gives_the_same_curve_warm_start_included(reference, tiny):
     config = tiny()
     train(config)
-    assert curve(config.run_dir) == curve(reference.run_dir)
+    assert read_curve(config.run_dir) == read_curve(reference.run_dir)
     assert answers(config.run_dir) == answers(reference.run_dir)
     sft = [read_jsonl(c.run_dir / "sft" / "metrics.jsonl") for c in (config, reference)]
     assert sft[0] == sft[1]
@@ -114,7 +114,7 @@ def test_alerts_are_logged_once_and_stay_in_the_metrics_also_after_a_resume(refe
         with pytest.raises(Killed):
             train(config)
     train(config)
-    rows = curve(config.run_dir)[1:]
+    rows = read_curve(config.run_dir)[1:]
     rewards = [row["reward/mean"] for row in rows]
     expected = [r < max(rewards[: i + 1]) for i, r in enumerate(rewards)]
     assert [row["alert/reward"] == 1 for row in rows] == expected
@@ -126,7 +126,7 @@ def test_another_seed_gives_another_curve(reference, tiny):
     config = tiny("seed=4", "steps=1")
     shutil.copytree(reference.run_dir / "initial", config.run_dir / "initial")
     train(config)
-    assert curve(config.run_dir)[1]["entropy"] != curve(reference.run_dir)[1]["entropy"]
+    assert read_curve(config.run_dir)[1]["entropy"] != read_curve(reference.run_dir)[1]["entropy"]
 
 
 @pytest.mark.parametrize("moment", KILLS)
@@ -136,7 +136,7 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(reference, aga
         with pytest.raises(Killed):
             train(again)
     train(again)
-    assert curve(again.run_dir) == curve(reference.run_dir)
+    assert read_curve(again.run_dir) == read_curve(reference.run_dir)
     assert answers(again.run_dir) == answers(reference.run_dir)
     models = [load_model(CheckpointStore(c.run_dir, 2).latest()).state_dict() for c in (again, reference)]
     assert all(x.equal(models[1][name]) for name, x in models[0].items())
@@ -161,7 +161,7 @@ def test_a_run_outlives_a_full_disk_but_does_not_end_without_its_last_checkpoint
     assert "a checkpoint could not be written ([Errno 28] No space left on device); the newest is" in caplog.text
     assert CheckpointStore(again.run_dir, 2).latest().name == ("step_000004" if lost == 6 else "step_000006")
     train(again)
-    assert curve(again.run_dir) == curve(reference.run_dir)
+    assert read_curve(again.run_dir) == read_curve(reference.run_dir)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -184,14 +184,14 @@ def test_a_run_that_is_stopped_saves_what_it_did_and_says_how_to_go_on(reference
     assert "stopped; the same command goes on from the last checkpoint" in capsys.readouterr().err
     assert CheckpointStore(again.run_dir, 2).latest().name == "step_000002"
     assert main(command) == 0
-    assert curve(again.run_dir) == curve(reference.run_dir)
+    assert read_curve(again.run_dir) == read_curve(reference.run_dir)
 
 
 def test_a_finished_run_goes_on_for_more_steps(reference, again):
     train(again.model_copy(update={"steps": 4}))
     train(again)
-    rows = {row["step"]: row for row in curve(again.run_dir)}
-    for row in curve(reference.run_dir):
+    rows = {row["step"]: row for row in read_curve(again.run_dir)}
+    for row in read_curve(reference.run_dir):
         assert row.items() <= rows[row["step"]].items()  # step 4 was evaluated besides, as the last
 
 
@@ -208,7 +208,7 @@ def test_a_better_policy_is_kept_when_it_is_found(reference, again, monkeypatch)
 def test_a_finished_run_started_again_stays_as_it_is(reference, again):
     shutil.copytree(reference.run_dir, again.run_dir, dirs_exist_ok=True)
     train(again)
-    assert curve(again.run_dir) == curve(reference.run_dir)
+    assert read_curve(again.run_dir) == read_curve(reference.run_dir)
     assert answers(again.run_dir) == answers(reference.run_dir)
 
 
@@ -223,9 +223,9 @@ def test_several_test_sets_are_evaluated_and_leave_the_run_as_it_was(reference, 
     more = {"hard": SourceConfig(problems=[{"family": "arithmetic", "level": 2}], num_problems=3)}
     config = again.model_copy(update={"data": again.data.model_copy(update={"more_tests": more})})
     train(config)
-    rows = curve(config.run_dir)
+    rows = read_curve(config.run_dir)
     assert [row["step"] for row in rows if "eval/hard/pass@1" in row] == [0, 3, 6]
-    assert [{k: x for k, x in row.items() if "/hard/" not in k} for row in rows] == curve(reference.run_dir)
+    assert [{k: x for k, x in row.items() if "/hard/" not in k} for row in rows] == read_curve(reference.run_dir)
     for name in rows[0].keys() - {"step"}:
         metric_doc(name)
     assert evaluate_checkpoint(config)["eval/hard/pass@2"] == rows[-1]["eval/hard/pass@2"]
@@ -253,7 +253,7 @@ def test_a_run_that_draws_by_success_resumes_exactly_and_measures_once(reference
     assert len(set(json.loads(measured))) == 3  # none, one, both of the two answers
     train(broken)
     assert (broken.run_dir / "difficulty.json").read_bytes() == measured
-    assert curve(broken.run_dir) == curve(straight.run_dir)
+    assert read_curve(broken.run_dir) == read_curve(straight.run_dir)
     assert answers(broken.run_dir) == answers(straight.run_dir)
     kept = json.loads((CheckpointStore(straight.run_dir, 2).latest() / "draw.json").read_text())
     assert max(map(int, kept)) >= 48  # of the second source too
@@ -408,7 +408,7 @@ def other(request, reference, tmp_path_factory) -> RunConfig:
 
 
 def test_other_algorithms_leave_documented_metrics_and_resume_exactly(other, tmp_path, monkeypatch):
-    rows = curve(other.run_dir)[1:]
+    rows = read_curve(other.run_dir)[1:]
     for name in {name for row in rows for name in row} - {"step"}:
         metric_doc(name)
     if other.algorithm == "rloo":
@@ -441,7 +441,7 @@ def test_other_algorithms_leave_documented_metrics_and_resume_exactly(other, tmp
         with pytest.raises(Killed):
             train(again)
     train(again)
-    assert curve(again.run_dir) == curve(other.run_dir)
+    assert read_curve(again.run_dir) == read_curve(other.run_dir)
 
 
 def test_run_ppo_refuses_a_recipe_without_a_critic_and_runs_one_with(reference, tiny, capsys, tmp_path):
@@ -450,7 +450,7 @@ def test_run_ppo_refuses_a_recipe_without_a_critic_and_runs_one_with(reference, 
     assert "algorithm = 'grpo' has no critic" in capsys.readouterr().err
     shutil.copytree(reference.run_dir / "initial", tmp_path / "runs" / "tiny" / "initial")
     assert ppo_main([*arguments, "algorithm=ppo"]) == 0
-    assert "loss/value" in curve(tmp_path / "runs" / "tiny")[1]
+    assert "loss/value" in read_curve(tmp_path / "runs" / "tiny")[1]
 
 
 def test_dynamic_sampling_learns_from_as_many_informative_groups_as_it_finds(reference, tiny, monkeypatch):
@@ -471,7 +471,7 @@ def test_dynamic_sampling_learns_from_as_many_informative_groups_as_it_finds(ref
     monkeypatch.setattr(Learner, "update", keep)
     monkeypatch.setattr(Collector, "_round", count)
     train(config)
-    rows = curve(config.run_dir)[1:]
+    rows = read_curve(config.run_dir)[1:]
     for step, (samples, row) in enumerate(zip(batches, rows, strict=True), 1):
         rounds = [c for c in counts if c[0] == step]
         found = sum(informative for *_, informative, _ in rounds)
@@ -516,6 +516,6 @@ def test_the_kl_of_an_answer_is_taken_off_its_score(reference, tiny, monkeypatch
     penalised = seen["scores"] - 0.25 * np.arange(16.0).reshape(4, 4)
     expected = group_advantages(penalised, "none", baseline="leave_one_out")
     np.testing.assert_allclose(seen["advantages"], expected.ravel())
-    (row,) = curve(config.run_dir)[1:]
+    (row,) = read_curve(config.run_dir)[1:]
     assert row["kl/penalty"] == pytest.approx(0.25 * 7.5)
     assert row["kl/ref"] == pytest.approx(120 / row["tokens/completion"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from whole_run import KILLS, TINY, Killed, answers, curve, kill_when
+from whole_run import KILLS, TINY, Killed, answers, kill_when
 
 from deltarl.model.checkpoint import load_model
 from deltarl.reward.plugin import RewardPluginError
@@ -21,7 +21,7 @@ from deltarl.rl.collect import Collector
 from deltarl.rl.config import RunConfig
 from deltarl.rl.episodes import Episodes
 from deltarl.rl.learner import Learner
-from deltarl.rl.metrics import MetricsWriter, metric_doc, read_jsonl
+from deltarl.rl.metrics import MetricsWriter, metric_doc, read_curve, read_jsonl
 from deltarl.rl.run_eval import evaluate_checkpoint
 from deltarl.rl.train import train
 
@@ -128,7 +128,7 @@ def test_evaluations_are_of_the_weights_of_their_step(straight):
 def test_not_ahead_a_thread_changes_nothing(straight, make, thread):
     config = make()
     train(config)
-    assert curve(config.run_dir) == curve(straight().run_dir)
+    assert read_curve(config.run_dir) == read_curve(straight().run_dir)
     assert {row["staleness/max"] for row in rows(config)[1:]} == {0}
 
 
@@ -144,7 +144,7 @@ def test_the_curve_does_not_depend_on_who_is_faster(straight, make, thread, monk
     monkeypatch.setattr(owner, method, slowly)
     config = make(*ONE)
     train(config)
-    assert curve(config.run_dir) == curve(straight(*ONE).run_dir)
+    assert read_curve(config.run_dir) == read_curve(straight(*ONE).run_dir)
     assert answers(config.run_dir) == answers(straight(*ONE).run_dir)
     assert not sampling_threads()
     waited = {name: sum(row[f"time/wait_{name}"] for row in rows(config)[2:]) for name in ("rollout", "learner")}
@@ -168,7 +168,7 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(straight, make
             train(config)
     assert not sampling_threads()
     train(config)
-    assert curve(config.run_dir) == curve(straight(*TWO).run_dir)
+    assert read_curve(config.run_dir) == read_curve(straight(*TWO).run_dir)
     assert answers(config.run_dir) == answers(straight(*TWO).run_dir)
     models = [load_model(CheckpointStore(c.run_dir, 2).latest()).state_dict() for c in (config, straight(*TWO))]
     assert all(x.equal(models[1][name]) for name, x in models[0].items())
@@ -182,7 +182,7 @@ def test_every_kind_of_run_resumes_with_the_batches_it_had(straight, make, threa
         with pytest.raises(Killed):
             train(config)
     train(config)
-    assert curve(config.run_dir) == curve(straight(*SWITCHES[name]).run_dir)
+    assert read_curve(config.run_dir) == read_curve(straight(*SWITCHES[name]).run_dir)
     assert answers(config.run_dir) == answers(straight(*SWITCHES[name]).run_dir)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from whole_run import TINY, curve
+from whole_run import TINY
 
 from deltarl.rl.cli import ConfigError
 from deltarl.rl.flops import forward_flops
 from deltarl.rl.in_process import InProcess
-from deltarl.rl.metrics import OF_THE_MACHINE
+from deltarl.rl.metrics import OF_THE_MACHINE, read_curve
 from deltarl.rl.run_study import main
 from deltarl.rl.study import runs
 from deltarl.rl.study.arms import combinations, make_arms, run_config
@@ -190,14 +190,14 @@ def test_the_same_command_does_what_is_left(finished, one_process, monkeypatch):
 
     monkeypatch.setattr(StudyWorker, "run", noting)
     lost = finished / "runs/kda-s1"
-    old, points = curve(lost), (finished / "points.csv").read_text()
+    old, points = read_curve(lost), (finished / "points.csv").read_text()
     for file in ("metrics.jsonl", "final.json", "samples.jsonl"):
         (lost / file).unlink()
     for folder in sorted(lost.glob("checkpoints/*")):
         folder.rename(folder.with_name(f".partial_{folder.name}"))
     assert main([str(finished.parent / "study.yaml")]) == 0
     assert trained == ["kda-s1"]
-    assert curve(lost) == old
+    assert read_curve(lost) == old
 
     def without_times(text: str) -> list[str]:
         rows = [line.split(",") for line in text.splitlines()]

@@ -8,18 +8,13 @@ import pytest
 from deltarl.rl import loop
 from deltarl.rl.checkpoint import CheckpointStore
 from deltarl.rl.learner import Learner
-from deltarl.rl.metrics import OF_THE_MACHINE, MetricsWriter, read_jsonl
+from deltarl.rl.metrics import MetricsWriter, read_jsonl
 
 TINY = Path(__file__).parent / "tiny.yaml"
 
 
 class Killed(BaseException):
     """Stands for a kill: nothing of ours catches it."""
-
-
-def curve(run_dir: Path) -> list[dict]:
-    rows = read_jsonl(run_dir / "metrics.jsonl")
-    return [{name: x for name, x in row.items() if not name.startswith(OF_THE_MACHINE)} for row in rows]
 
 
 def answers(run_dir: Path) -> list[dict]:
