@@ -153,6 +153,18 @@ PANELS = (
         right_title="versions",
     ),
     Panel(
+        "Age of the tokens",
+        "Share of the tokens whose weights are behind those that learn from them; the rest are of the same version.",
+        {
+            "staleness/frac/1": Line("1 version", BLUE),
+            "staleness/frac/2": Line("2 versions", AMBER),
+            "staleness/frac/3": Line("3 versions", ROSE),
+            "staleness/frac/4": Line("4 versions", VIOLET),
+        },
+        stacked=True,
+        percent=True,
+    ),
+    Panel(
         "Idle workers",
         "Share of the time in which the workers of a fleet had no call, mean over them.",
         {

@@ -186,6 +186,14 @@ def test_missing_values_are_gaps_in_lines_and_zero_in_stacks():
     assert {trace.name: trace.y for trace in charts["Time per phase"].data}["evaluation"] == (0.0, 5.0, 0.0)
 
 
+def test_a_run_ahead_of_its_learner_shows_how_old_its_tokens_are_and_a_synchronous_one_has_nothing_to_show():
+    rows = [{"step": 1, "staleness/frac/0": 1.0}, {"step": 2, "staleness/frac/0": 0.75, "staleness/frac/1": 0.25}]
+    assert not build_charts(rows[:1], [])
+    (chart,) = build_charts(rows, [])
+    assert chart.figure.data[0].y == (0.25,)
+    assert chart.docs["staleness/frac/1"].unit == "fraction"
+
+
 def test_mismatch_is_on_a_log_axis_unless_it_is_exactly_zero():
     def axis(*values):
         rows = [{"step": i, "mismatch/logprob_abs_max": value} for i, value in enumerate(values)]
