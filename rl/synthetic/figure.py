@@ -2,7 +2,7 @@
 
     python rl/synthetic/figure.py benchmarks/results/synthetic_h200.json --steps-at 256 1024 --out docs/synthetic.png
 
-Of several learning rates it shows the best of each arm, and of several seeds the mean.
+Of several learning rates it shows the best of each arm, and of several seeds the mean, in curves beside each.
 """
 
 import argparse
@@ -65,6 +65,9 @@ def _curves(place: Axes, points: pd.DataFrame, color: dict[str, str]) -> None:
     for arm, found in points.groupby("arm", sort=False):
         mean = found.groupby("step")["token_accuracy"].mean()
         place.plot(mean.index, 100 * mean, color=color[arm])
+        if found["seed"].nunique() > 1:
+            for _, one in found.groupby("seed"):
+                place.plot(one["step"], 100 * one["token_accuracy"], color=color[arm], linewidth=0.6, alpha=0.5)
 
 
 def read_points(files: Sequence[Path]) -> pd.DataFrame:
