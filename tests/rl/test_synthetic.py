@@ -158,3 +158,6 @@ def test_the_figure_shows_each_arm_at_the_rate_whose_peak_is_highest_on_average(
     draw(points, [16], tmp_path / "figure.png")
     draw(points.assign(token_accuracy=0.5), [16], tmp_path / "other.png")
     assert (tmp_path / "figure.png").read_bytes() != (tmp_path / "other.png").read_bytes()
+    apart = points.assign(token_accuracy=points["seed"].map({0: 0.25, 1: 0.75}))  # the same mean
+    draw(apart, [16], tmp_path / "apart.png")
+    assert (tmp_path / "apart.png").read_bytes() != (tmp_path / "other.png").read_bytes()
